@@ -1,0 +1,169 @@
+"""`gleak run`, `gleak refresh`, `gleak book`: from notebook to page."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gleak_core.publish.execute import Event, Outcome, Progress
+
+__all__ = ["book", "refresh", "run"]
+
+FAILED = 1
+_COLOURS = {"executed": "green", "up to date": "dim", "failed": "red"}
+
+Chapters = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CHAPTER]…", help="Number, name or path (default: all).", show_default=False
+    ),
+]
+Profile = Annotated[
+    str, typer.Option(help="smoke shows that it works; quick and paper measure.", show_default=True)
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", help="Chapters at a time (default: one per core).", min=1),
+]
+Params = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param", "-p", metavar="NAME=VALUE", help="Set a parameter.", show_default=False
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Run also what is up to date.")]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds a cell may take.", min=1, show_default=False)
+]
+
+
+def run(
+    chapters: Chapters = None,
+    profile: Profile = "smoke",
+    device: Device = "auto",
+    jobs: Jobs = None,
+    param: Params = None,
+    force: Force = False,
+    timeout: Timeout = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Only say what would run, and why.")
+    ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Only list the chapters and their parameters.")
+    ] = False,
+) -> None:
+    """Execute the chapters that are stale, with your parameters, and keep the finished pages."""
+    from gleak_core.publish import execute, parameters, staleness
+
+    names, values = _numbered(chapters), parameters.parse(param or [])
+    if list_ or why:
+        for one in execute.plan(names, profile=profile, device=device, params=values):
+            typer.echo(f"{one.chapter}: {staleness.why(one)}")
+            if list_:
+                for name, value in one.values.items():
+                    typer.echo(f"    {name} = {value!r}")
+        return
+    with _reporting() as progress:
+        outcomes = execute.run(
+            names,
+            profile=profile,
+            device=device,
+            jobs=jobs,
+            params=values,
+            force=force,
+            timeout=timeout,
+            progress=progress,
+        )
+    _conclude(outcomes)
+
+
+def refresh(chapters: Chapters = None, jobs: Jobs = None, timeout: Timeout = None) -> None:
+    """Run chapters in place: the committed outputs that `make test` compares with."""
+    from gleak_core.publish import execute
+
+    with _reporting() as progress:
+        outcomes = execute.refresh(
+            _numbered(chapters), jobs=jobs, timeout=timeout, progress=progress
+        )
+    _conclude(outcomes)
+
+
+def book(
+    profile: Profile = "smoke",
+    device: Device = "auto",
+    jobs: Jobs = None,
+    timeout: Timeout = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open it in your browser.")] = False,
+) -> None:
+    """Build the static book, executing first what is stale, and say where it is."""
+    from gleak_core.publish.book import build
+
+    started = time.perf_counter()
+    with _reporting("the book") as progress:
+        made = build(
+            profile=profile,
+            device=device,
+            jobs=jobs,
+            timeout=timeout,
+            open=open_,
+            progress=progress,
+        )
+    took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in made.seconds.items())
+    state = "built" if made.rebuilt else "up to date"
+    typer.echo(f"the book is {state} after {time.perf_counter() - started:.1f} s ({took})", err=True)
+    typer.echo(made.index.resolve().as_uri())
+
+
+def _numbered(chapters: Sequence[str] | None) -> list[str]:
+    """Let `1` mean chapter 01."""
+    return [name.zfill(2) if name.isdigit() else name for name in chapters or ()]
+
+
+@contextmanager
+def _reporting(whole: str = "") -> "Iterator[Progress]":
+    """Show a bar for each chapter on a terminal, and print a line for each that has ended.
+
+    `whole` names what goes on meanwhile and after.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    out = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        tasks = {}
+        if whole:
+            bar.add_task(whole, total=None)
+
+        def progress(event: "Event") -> None:
+            if event.chapter not in tasks:
+                tasks[event.chapter] = bar.add_task(event.chapter, total=None)
+            task = tasks[event.chapter]
+            match event.kind:
+                case "cell":
+                    bar.update(task, completed=event.done, total=event.total)
+                    return
+                case "waiting":
+                    out.print(f"{event.chapter}: another run has it; waiting")
+                    return
+            bar.remove_task(tasks.pop(event.chapter))
+            took = f" ({event.seconds:.1f} s)" if event.seconds else ""
+            out.print(f"[{_COLOURS[event.kind]}]{event.kind:<11}[/] {event.chapter}{took}")
+
+        yield progress
+
+
+def _conclude(outcomes: "Sequence[Outcome]") -> None:
+    """Name the pages on stdout and the failures on stderr."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in outcomes:
+        if outcome not in failed:
+            typer.echo(outcome.path)
+    for outcome in failed:
+        typer.echo(f"gleak: {outcome.message}", err=True)
+    if failed:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,1 @@
+"""From notebook to page: execute the chapters, gate what came out, build the book."""
