@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gleak_core.errors import choose
 
-__all__ = ["SIMILARITIES", "align", "mse", "psnr", "reorder", "ssim"]
+__all__ = ["SIMILARITIES", "align", "comparable", "mse", "psnr", "reorder", "ssim"]
 
 # Beyond 100 dB two matchings are equally good; a finite number keeps the assignment solvable.
 _LEAST_MSE = 1e-10
@@ -23,7 +23,7 @@ _LEAST_MSE = 1e-10
 
 def mse(found: Tensor, true: Tensor) -> Tensor:
     """Return the mean squared error of each image, (…, C, H, W) → (…) (Geng et al. 2021, §2.5)."""
-    found, true = _pair(found, true)
+    found, true = comparable(found, true)
     return (found - true).square().mean((-3, -2, -1))
 
 
@@ -38,7 +38,7 @@ def ssim(found: Tensor, true: Tensor, *, data_range: float = 1.0, window: int = 
     Uniform windows, sample covariances, the mean over all windows inside the image and over
     channels: what scikit-image computes by default.
     """
-    found, true = torch.broadcast_tensors(*_pair(found, true))
+    found, true = torch.broadcast_tensors(*comparable(found, true))
     if window % 2 == 0 or not 3 <= window <= min(found.shape[-2:]):
         raise ValueError(
             f"SSIM cannot use a window of {window} on images of "
@@ -89,30 +89,25 @@ def align(
     place that the others leave. `reorder(found, order)` then lies in line with `true`.
     """
     choose("similarity", similarity, SIMILARITIES)
-    found, true = _pair(found, true)
-    lead, size = found.shape[:-3], found.shape[-4:-3]
-    if not size or true.shape[-4:-3] != size:
+    if min(found.ndim, true.ndim) < 4 or found.shape[-4] != true.shape[-4]:
         raise ValueError(
             "alignment needs equally many found and true images (…, B, C, H, W), "
             f"got {tuple(found.shape)} and {tuple(true.shape)}"
         )
+    found, true = torch.broadcast_tensors(*comparable(found, true))
+    shape = found.shape[:-3]
     if not torch.isfinite(true).all():
         raise ValueError("the true images hold non-finite pixels: nothing can be aligned to them")
-    true = true.expand(found.shape)
     alike = SIMILARITIES[similarity](found, true)  # (…, found, true)
     alike = torch.where(torch.isfinite(alike).all(-1, keepdim=True), alike, 0.0)
     pinned = torch.zeros_like(alike, dtype=torch.bool)
     if found_labels is not None and true_labels is not None:
-        shape = found.shape[:-3]
         a, b = _labels(found_labels, shape, "found"), _labels(true_labels, shape, "true")
         same = a.to(b.device)[..., :, None] == b[..., None, :]
         pinned = same & (same.sum(-1, keepdim=True) == 1) & (same.sum(-2, keepdim=True) == 1)
-    flat = alike.flatten(0, -3) if alike.ndim > 2 else alike[None]
-    orders = [
-        _assign(s, p)
-        for s, p in zip(flat.cpu().numpy(), pinned.view_as(flat).cpu().numpy(), strict=True)
-    ]
-    return torch.from_numpy(np.stack(orders)).view(lead).to(found.device)
+    each, fixed = (x.cpu().numpy().reshape(-1, *x.shape[-2:]) for x in (alike, pinned))
+    orders = np.array([_assign(a, p) for a, p in zip(each, fixed, strict=True)], dtype=np.int64)
+    return torch.from_numpy(orders).view(shape).to(found.device)
 
 
 def reorder(values: Tensor, order: Tensor) -> Tensor:
@@ -160,7 +155,7 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _pair(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+def comparable(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     """Return both in float64 on one device, or say why they cannot be compared."""
     try:
         if min(found.ndim, true.ndim) < 3 or found.shape[-3:] != true.shape[-3:]:

@@ -5,7 +5,7 @@ folder `GLEAK_DATA` and are described in `data/datasets.toml`. Nothing here know
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +50,9 @@ def sample(
     size: int | None = None,
     seed: int = 0,
     balanced: bool = True,
-    classes: Sequence[str] | None = None,
-    labels: Sequence[int] | None = None,
-    indices: Sequence[int] | None = None,
+    classes: Iterable[str] | None = None,
+    labels: Iterable[int] | None = None,
+    indices: Iterable[int] | None = None,
     channels: int | None = None,
 ) -> Batch:
     """Return a batch of a named data set, the same on every machine for the same arguments.
@@ -127,9 +127,9 @@ def _choose(
     n: int | None,
     seed: int,
     balanced: bool,
-    classes: Sequence[str] | None,
-    labels: Sequence[int] | None,
-    indices: Sequence[int] | None,
+    classes: Iterable[str] | None,
+    labels: Iterable[int] | None,
+    indices: Iterable[int] | None,
 ) -> np.ndarray:
     ways = {"classes": classes, "labels": labels, "indices": indices}
     given = [way for way, value in ways.items() if value is not None]
@@ -153,7 +153,7 @@ def _choose(
     return pool[sampling.pick(source.labels[pool], n, seed, balanced)]
 
 
-def _list(what: str, values: Sequence[int], n: int | None, limit: int) -> list[int]:
+def _list(what: str, values: Iterable[int], n: int | None, limit: int) -> list[int]:
     whole = [_whole(what, value, 0, limit - 1) for value in values]
     if not whole or (n is not None and n != len(whole)):
         raise ValueError(

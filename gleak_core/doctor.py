@@ -7,7 +7,6 @@ import importlib
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Literal
 from gleak_core import files
 from gleak_core.errors import GleakError
 
-__all__ = ["BROWSERS", "CURE", "Finding", "State", "examine", "pinned", "works"]
+__all__ = ["BROWSERS", "CURE", "Finding", "State", "examine", "pinned", "try_writing", "works"]
 
 State = Literal["ok", "warn", "missing", "broken"]
 CURE = "make setup"
@@ -63,14 +62,19 @@ def pinned(constraints: Path) -> dict[str, str]:
     }
 
 
+def try_writing(folder: Path) -> None:
+    """Raise OSError if nothing can be written into a folder, made first if need be."""
+    with tempfile.TemporaryFile(dir=_nearest(folder.absolute())):
+        pass
+
+
+def _nearest(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
 def _versions(root: Path) -> Iterator[Finding]:
     """Compare what is installed with what was tested together."""
-    found = platform.python_version()
-    if sys.version_info >= (3, 11):
-        yield Finding("versions", "python", "ok", found)
-    else:
-        cure = "install Python 3.11 or newer, then make setup"
-        yield Finding("versions", "python", "broken", f"{found} is too old", cure)
+    yield Finding("versions", "python", "ok", platform.python_version())
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
         exact = pinned(root / "constraints.txt")
@@ -147,7 +151,7 @@ def _data(root: Path) -> Iterator[Finding]:
 def _disk(root: Path) -> Iterator[Finding]:
     """Look for room, and try to write where the book is built."""
     build = root / "_build"
-    nearest = next(p for p in (build, *build.parents) if p.exists())
+    nearest = _nearest(build)
     free = shutil.disk_usage(nearest).free
     says = f"{free / 2**30:.1f} GiB free"
     if free < _ROOM_TO_BUILD:
@@ -156,8 +160,8 @@ def _disk(root: Path) -> Iterator[Finding]:
     else:
         yield Finding("disk", "space", "ok", says)
     try:
-        with tempfile.TemporaryFile(dir=nearest):
-            yield Finding("disk", "build folder", "ok", f"{build} is writable")
+        try_writing(build)
+        yield Finding("disk", "build folder", "ok", f"{build} is writable")
     except OSError as error:
         says = f"cannot write into {nearest} ({error.strerror})"
         yield Finding("disk", "build folder", "broken", says, f"chmod u+w {nearest}")

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gleak_core.alignment import align, mse, psnr, reorder, ssim
+from gleak_core.alignment import align, comparable, mse, psnr, reorder, ssim
 from gleak_core.data import Batch
 from gleak_core.errors import choose
 from gleak_core.observation import Reconstruction
@@ -69,12 +69,9 @@ def psnr_cafe(found: Tensor, true: Tensor) -> Tensor:
 
     The peak is the largest value of the private channel; NaN if a private channel is black.
     """
-    peak = true.to(found.device).double().amax((-2, -1))  # (…, C)
-    channels = (
-        [c.unsqueeze(-3) for c in found.unbind(-3)],
-        [c.unsqueeze(-3) for c in true.unbind(-3)],
-    )
-    error = torch.stack([mse(a, b) for a, b in zip(*channels, strict=True)], -1)  # (…, C)
+    found, true = comparable(found, true)
+    peak = true.amax((-2, -1))  # (…, C)
+    error = mse(found.unsqueeze(-3), true.unsqueeze(-3))  # each channel as an image: (…, C)
     decibel = 20 * torch.log10(peak) - 10 * torch.log10(error)
     return torch.where(peak > 0, decibel, torch.nan).mean(-1)
 
@@ -115,14 +112,15 @@ def lpips(found: Tensor, true: Tensor) -> Tensor | NotAvailable:
     weights = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
     if not weights.is_file():
         return NotAvailable(f"LPIPS needs AlexNet's weights: put {weights.name} into torch's hub")
-    if found.shape[-3] not in (1, 3):
-        return NotAvailable(f"LPIPS takes 1 or 3 channels, not {found.shape[-3]}")
-    found, true = torch.broadcast_tensors(found.detach().float(), true.to(found.device).float())
-    whole = found.shape[-3:]
+    found, true = torch.broadcast_tensors(*comparable(found, true))
+    channels, height, width = found.shape[-3:]
+    if channels not in (1, 3) or min(height, width) < 32:
+        return NotAvailable("LPIPS needs 1 or 3 channels and at least 32×32 pixels")
+    pairs = [  # grey images as RGB
+        x.float().reshape(-1, channels, height, width).expand(-1, 3, -1, -1).cpu()
+        for x in (found, true)
+    ]
     with torch.no_grad():
-        pairs = [
-            x.reshape(-1, *whole).expand(-1, 3, -1, -1).cpu() for x in (found, true)
-        ]  # grey images as RGB
         distance = _perceptual()(*pairs, normalize=True)
     return distance.double().view(found.shape[:-3])
 
@@ -188,7 +186,7 @@ class Score:
         return values
 
     def table(self) -> pd.DataFrame:
-        """Return one row per trial and image; PSNR capped, measures that were not taken left out."""
+        """Return one row per trial and image, PSNR capped, without measures that were not taken."""
         trials, size = self.mse.shape
         columns: dict[str, Tensor] = {
             "trial": torch.arange(trials)[:, None].expand(trials, size),
@@ -249,10 +247,17 @@ def score(
         found, labels, status = found.images, found.labels, found.status
     images = found.detach().cpu()
     images = images[None] if images.ndim == 4 else images
-    image = _matched(images, len(batch))
+    image = _private(images, len(batch))
     true = batch.images.detach().cpu()[image]  # (T, B, C, H, W)
     truth = batch.labels.cpu()[image]  # (T, B)
-    guess = None if labels is None else labels.detach().cpu().reshape(image.shape)
+    guess = None
+    if labels is not None:
+        if labels.numel() != image.numel():
+            raise ValueError(
+                f"{image.numel()} found images need as many labels, got {tuple(labels.shape)}: "
+                f"pass labels= of shape {tuple(image.shape)}"
+            )
+        guess = labels.detach().cpu().view(image.shape)
 
     failed = ~torch.isfinite(images).flatten(2).all(2)
     # NaN keeps a failed image from being matched, or scored, by the pixels it still has.
@@ -260,16 +265,23 @@ def score(
     order = align(images, true, guess, truth)
     images, failed = reorder(images, order), reorder(failed, order)
 
+    windowed, perceptual, recovered = (
+        NotAvailable("SSIM needs images of 7×7 pixels"),
+        lpips(images.nan_to_num(), true),
+        NotAvailable("no labels were recovered"),
+    )
+    if min(true.shape[-2:]) >= 7:
+        windowed = ssim(images, true)
+    if isinstance(perceptual, Tensor):
+        perceptual = perceptual.masked_fill(failed, torch.nan)
+    if guess is not None:
+        recovered = label_accuracy(guess, truth)
     return Score(
         mse=mse(images, true),
         psnr=psnr(images, true),
-        ssim=ssim(images, true)
-        if min(true.shape[-2:]) >= 7
-        else NotAvailable("SSIM needs images of 7×7 pixels"),
-        lpips=_finite_only(images, true, failed),
-        label_accuracy=NotAvailable("no labels were recovered")
-        if guess is None
-        else label_accuracy(guess, truth),
+        ssim=windowed,
+        lpips=perceptual,
+        label_accuracy=recovered,
         image=image,
         order=order,
         failed=failed,
@@ -278,23 +290,16 @@ def score(
     )
 
 
-def _matched(images: Tensor, size: int) -> Tensor:
+def _private(images: Tensor, size: int) -> Tensor:
     """Return which private images each trial is held against, (T, B)."""
-    trials, found = images.shape[:2]
-    if images.ndim == 5 and found == size:
+    trials, found = images.shape[:2] if images.ndim == 5 else (0, 0)
+    if trials and found == size:
         return torch.arange(size).expand(trials, size)
-    if images.ndim == 5 and found == 1 and trials and trials % size == 0:
+    if trials and found == 1 and trials % size == 0:
         return torch.arange(size).repeat_interleave(trials // size)[:, None]
     raise ValueError(
         f"found images of shape {tuple(images.shape)} cannot be held against a batch of {size}: "
         f"pass (T, {size}, C, H, W), or (T, 1, C, H, W) with T a multiple of {size}"
-    )
-
-
-def _finite_only(images: Tensor, true: Tensor, failed: Tensor) -> Tensor | NotAvailable:
-    distance = lpips(images.nan_to_num(), true)
-    return (
-        distance if isinstance(distance, NotAvailable) else distance.masked_fill(failed, torch.nan)
     )
 
 

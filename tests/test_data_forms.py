@@ -7,6 +7,7 @@ import pickle
 import struct
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -272,7 +273,7 @@ def test_a_pickle_with_another_checksum_is_never_opened(home: Path, monkeypatch)
 
 
 def test_pack_takes_a_folder_that_it_is_given(home: Path, tmp_path: Path) -> None:
-    images, *_ = write_mnist(tmp_path / "elsewhere/MNIST/raw")
+    write_mnist(tmp_path / "elsewhere/MNIST/raw")
     data.pack("mnist", tmp_path / "elsewhere", limit=10)
     whole = data.load("mnist")
     assert sorted(whole.labels.tolist()) == list(range(10))  # balanced
@@ -358,7 +359,7 @@ def test_a_set_too_large_for_memory_is_refused(home: Path, monkeypatch) -> None:
 
 # --- packs --------------------------------------------------------------------------------------
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "images": noise(4, 32, 32, 3),
     "labels": np.array([0, 1, 1, 0]),
     "class_names": np.array(["cat", "dog"]),
@@ -405,7 +406,7 @@ def test_what_a_set_gives_cannot_be_changed_for_others(home: Path) -> None:
     ],
 )
 def test_a_pack_that_does_not_fit_together_is_refused(home: Path, changes, words: str) -> None:
-    np.savez(home / "cifar10.npz", allow_pickle=True, **GOOD | changes)
+    np.savez(home / "cifar10.npz", **GOOD | changes)
     with pytest.raises(GleakError, match=words):
         data.load("cifar10")
     assert data.verify("cifar10").verdict == "corrupt"
@@ -417,7 +418,7 @@ def test_a_pickle_in_a_pack_is_never_opened(home: Path) -> None:
             return (Path.touch, (home / "sprung",))
 
     names = np.array([Trap(), Trap()], dtype=object)
-    np.savez(home / "cifar10.npz", allow_pickle=True, **GOOD | {"class_names": names})
+    np.savez(home / "cifar10.npz", **GOOD | {"class_names": names})
     with pytest.raises(GleakError, match="cannot read"):
         data.load("cifar10")
     (home / "cifar10.npz").write_bytes(pickle.dumps(Trap()))
@@ -453,7 +454,8 @@ def make_pack(home: Path, count: int = 4) -> Path:
 def test_a_pack_that_changed_is_corrupt_and_not_loaded(home: Path) -> None:
     path = make_pack(home)
     assert data.verify("cifar10").verdict == "ok"
-    np.savez(path, **GOOD | {"labels": np.array([1, 1, 1, 1])})
+    changed: dict[str, Any] = GOOD | {"labels": np.array([1, 1, 1, 1])}
+    np.savez(path, **changed)
     check = data.verify("cifar10")
     assert check.verdict == "corrupt"
     assert "has changed since it was packed" in check.sentence

@@ -45,7 +45,7 @@ def test_the_threat_model_in_words(tiny_net: nn.Module, tiny_batch: Batch) -> No
     entries = sum(p.numel() for p in tiny_net.parameters())
     assert f"{entries:,} numbers in 8 tensors" in text
     assert "given      batch_size = 4: the number of images behind each message" in text
-    assert "ORACLE     oracle_labels: the private labels (no attacker has this)" in text
+    assert "ORACLE     oracle_labels: the private labels (no real attacker has this)" in text
     assert "image_shape" in text.split("not given")[1]
     assert "defence    none" in text
 

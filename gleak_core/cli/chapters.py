@@ -49,9 +49,7 @@ def run(
     param: Params = None,
     force: Force = False,
     timeout: Timeout = None,
-    why: Annotated[
-        bool, typer.Option("--why", help="Only say what would run, and why.")
-    ] = False,
+    why: Annotated[bool, typer.Option("--why", help="Only say what would run, and why.")] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Only list the chapters and their parameters.")
     ] = False,
@@ -114,7 +112,9 @@ def book(
         )
     took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in made.seconds.items())
     state = "built" if made.rebuilt else "up to date"
-    typer.echo(f"the book is {state} after {time.perf_counter() - started:.1f} s ({took})", err=True)
+    typer.echo(
+        f"the book is {state} after {time.perf_counter() - started:.1f} s ({took})", err=True
+    )
     typer.echo(made.index.resolve().as_uri())
 
 

@@ -52,8 +52,8 @@ def list_(
 
 
 def _how(entry: "Entry", status: "Status") -> str:
-    """Return the command that brings a set; laying out a folder takes more words than a line has."""
-    return f"gleak data list {entry.name}" if entry.kind == "folder" else status.command
+    """Return the command that brings a set; laying out a folder takes more than a line."""
+    return f"gleak data list {entry.name}" if entry.kind == "folder" else status.command or ""
 
 
 def _here(status: "Status") -> str:

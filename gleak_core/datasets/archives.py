@@ -58,7 +58,7 @@ def _cifar(
 ) -> Callable[[Path, Entry], Arrays]:
     def read(folder: Path, entry: Entry) -> Arrays:
         path = folder / archive
-        with _reading(path), tarfile.open(path) as tar:
+        with _reading(path), tarfile.open(path, "r:gz") as tar:
             content = {
                 PurePosixPath(member.name).name: file.read()
                 for member in tar
@@ -93,7 +93,7 @@ def _svhn(folder: Path, entry: Entry) -> Arrays:
 
 def _lfw(folder: Path, entry: Entry) -> Arrays:
     path = folder / "lfw.tgz"
-    with _reading(path), tarfile.open(path) as tar:
+    with _reading(path), tarfile.open(path, "r:gz") as tar:
         members = [m for m in tar if m.isfile() and m.name.endswith(".jpg")]
         pictures = Counter(PurePosixPath(member.name).parent.name for member in members)
         images: dict[tuple[str, str], np.ndarray] = {}

@@ -31,7 +31,11 @@ class Check:
 def read(path: Path) -> Source:
     """Open a packed set, after checking that its arrays fit together."""
     cure = f"delete it and make it again with `gleak data pack {path.stem}`"
-    with reading(path, cure), np.load(path, allow_pickle=False) as arrays:
+    with (
+        reading(path, cure),
+        path.open("rb") as file,  # NumPy does not close what it cannot read
+        np.load(file, allow_pickle=False) as arrays,
+    ):
         images, labels = arrays["images"], arrays["labels"]
         names = arrays["class_names"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):

@@ -86,7 +86,8 @@ def reading(path: Path, cure: str) -> Iterator[None]:
         raise
     # Deliberately wide: zip, gzip, tar, MATLAB and NumPy parsers each fail in ways of their own.
     except Exception as error:
-        raise GleakError(f"cannot read {path} ({error or type(error).__name__}): {cure}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise GleakError(f"cannot read {path} ({reason}): {cure}") from error
 
 
 def digest(path: Path) -> str:

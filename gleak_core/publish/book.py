@@ -1,7 +1,7 @@
 """Build the book: execute what is stale, let it through the gate, stage it, hand it to Sphinx.
 
-`_build/html` is always a whole book: Sphinx writes elsewhere, and the result is moved there only when
-it is complete and has been looked at. When nothing changed, Sphinx does not start.
+`_build/html` is always a whole book: Sphinx writes elsewhere, and the result is moved there only
+when it is complete and has been looked at. When nothing changed, Sphinx does not start.
 """
 
 import json

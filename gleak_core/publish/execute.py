@@ -34,7 +34,7 @@ _PATIENCE = {"smoke": 600.0, "quick": 1800.0, "paper": None}
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a chapter while it ran: `kind` is a status, `cell` or `waiting`."""
+    """Something that happened to a chapter: `kind` is a status, `cell` or `waiting`."""
 
     chapter: str
     kind: str

@@ -106,7 +106,9 @@ def unrecorded(case: Case) -> Iterator[str]:
     """A committed chapter carries nothing that differs from run to run."""
     if case.run:
         yield "the record of a run is no part of a committed chapter: use `make refresh`"
-    noisy = notebooks.text(case.notebook) != notebooks.text(notebooks.clean(deepcopy(case.notebook)))
+    noisy = notebooks.text(case.notebook) != notebooks.text(
+        notebooks.clean(deepcopy(case.notebook))
+    )
     if noisy:
         yield "it carries run metadata (papermill, execution, versions): use `make refresh`"
 

@@ -1,7 +1,7 @@
 """Chapters as files: found by name, read whole, written so that nothing varies by accident."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,11 @@ def select(names: Sequence[str] | None, root: Path = ROOT) -> dict[str, Path]:
 def read(path: Path) -> Any:
     """Read a notebook, or say in a sentence why it is none."""
     import nbformat
+    from nbformat.v4.rwbase import rejoin_lines
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        notebook = nbformat.v4.rwbase.rejoin_lines(nbformat.from_dict(content))
+        notebook: Any = rejoin_lines(nbformat.from_dict(content))
         nbformat.validate(notebook)
     except FileNotFoundError as error:
         raise GleakError(f"there is no notebook {path}") from error
@@ -79,28 +80,24 @@ def clean(notebook: Any) -> Any:
         if cell["metadata"].get("tags") == []:  # papermill gives every cell a list
             del cell["metadata"]["tags"]
         if cell["cell_type"] == "code":
-            cell["outputs"] = list(_joined(cell["outputs"]))
+            cell["outputs"] = _joined(cell["outputs"])
     return notebook
 
 
-def _joined(outputs: Sequence[Any]) -> Iterator[Any]:
+def _joined(outputs: Sequence[Any]) -> list[Any]:
     """Join neighbouring pieces of one stream: where a kernel cuts them is chance."""
-    last: Any = None
+    joined: list[Any] = []
     for output in outputs:
         output.get("metadata", {}).pop("execution", None)
-        same = (
-            last is not None
-            and output["output_type"] == last["output_type"] == "stream"
-            and output["name"] == last["name"]
-        )
-        if same:
-            last["text"] += output["text"]
-            continue
-        if last is not None:
-            yield last
-        last = output
-    if last is not None:
-        yield last
+        if joined and _stream(output) and _stream(output) == _stream(joined[-1]):
+            joined[-1]["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
+
+
+def _stream(output: Any) -> str | None:
+    return output["name"] if output["output_type"] == "stream" else None
 
 
 def code_cells(notebook: Any) -> list[Any]:

@@ -15,7 +15,15 @@ _FETCHING = {
     ("script", "src"), ("img", "src"), ("img", "srcset"), ("iframe", "src"), ("source", "src"),
     ("video", "src"), ("audio", "src"), ("embed", "src"), ("object", "data"), ("use", "href"),
 }  # fmt: skip
-_LINK_KINDS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "manifest"}
+_LINK_KINDS = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "prefetch",
+    "preconnect",
+    "dns-prefetch",
+    "manifest",
+}
 
 
 @dataclass

@@ -87,7 +87,8 @@ def declared(chapter: str, notebook: Any) -> Declared:
         )
     if "profile" not in values:
         raise ParameterError(
-            f'{chapter} has no parameter \'profile\': add `profile = "smoke"` to its parameters cell'
+            f"{chapter} has no parameter 'profile': "
+            'add `profile = "smoke"` to its parameters cell'
         )
     return Declared(chapter, source, values, spans)
 
@@ -102,7 +103,9 @@ def parse(assignments: Iterable[str]) -> dict[str, Typed]:
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not name.strip().isidentifier():
-            raise ParameterError(f"-p {assignment!r} is not name=value: write for example -p seed=3")
+            raise ParameterError(
+                f"-p {assignment!r} is not name=value: write for example -p seed=3"
+            )
         given[name.strip()] = Typed(value.strip())
     return given
 

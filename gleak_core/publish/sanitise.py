@@ -11,11 +11,14 @@ __all__ = ["latex_problems", "markdown_problems", "markup_problems"]
 
 _EVERYWHERE = {"class", "style", "title", "lang", "dir", "role"}
 _CELL = {"colspan", "rowspan", "scope", "align", "valign", "width", "height"}
-_TAGS: dict[str, set[str]] = {
-    **dict.fromkeys("div span p b strong i em u s sub sup small br hr code pre kbd".split(), set()),
-    **dict.fromkeys("ul li dl dt dd blockquote figure figcaption caption".split(), set()),
-    **dict.fromkeys("thead tbody tfoot tr colgroup summary h2 h3 h4 h5 h6".split(), set()),
-    **dict.fromkeys("td th col".split(), _CELL),
+_PLAIN = """
+    div span p b strong i em u s sub sup small br hr code pre kbd ul li dl dt dd blockquote figure
+    figcaption caption thead tbody tfoot tr colgroup summary h2 h3 h4 h5 h6
+"""
+_TAGS: dict[str, set[str]] = {tag: set() for tag in _PLAIN.split()} | {
+    "td": _CELL,
+    "th": _CELL,
+    "col": _CELL,
     "table": {"border", "align", "width"},
     "ol": {"start", "type"},
     "details": {"open"},

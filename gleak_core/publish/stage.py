@@ -18,13 +18,27 @@ __all__ = ["ledger", "mirror", "run_line", "sources", "with_figures", "with_run_
 
 LEDGER = Path("book/ledger.md")
 _MARK = "<!-- ledger -->"
-_COLUMNS = ("Chapter", "Profile", "Device", "Seconds", "Date (UTC)", "Commit", "Versions", "Parameters")
+_COLUMNS = (
+    "Chapter",
+    "Profile",
+    "Device",
+    "Seconds",
+    "Date (UTC)",
+    "Commit",
+    "Versions",
+    "Parameters",
+)
 
 
 def sources(root: Path = ROOT) -> dict[Path, Path]:
     """Return everything a page may include, by its place in the mirror; notebooks come later."""
     kept = [path for path in root.iterdir() if path.is_file()]
-    for folder, pattern in (("book", "*"), ("chapters", "*"), ("gleak_core", "*.py"), ("data", "*")):
+    for folder, pattern in (
+        ("book", "*"),
+        ("chapters", "*"),
+        ("gleak_core", "*.py"),
+        ("data", "*"),
+    ):
         kept += (root / folder).rglob(pattern)
     found = {path.relative_to(root): path for path in kept if path.is_file()}
     return {

@@ -95,7 +95,7 @@ def why(plan: Plan) -> str:
 
 
 def pick_device(name: str) -> str:
-    """Resolve `auto`, `cpu` or `cuda`, importing PyTorch (seconds) only where there may be a GPU."""
+    """Resolve `auto`, `cpu` or `cuda`, importing PyTorch only where there may be a GPU."""
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
         return "cpu"
     from gleak_core.device import pick

@@ -6,7 +6,6 @@ from typing import Any
 
 import nbformat
 import pytest
-
 from publish.small_project import notebook
 
 Write = Callable[..., Path]

@@ -7,7 +7,9 @@ from typing import Any
 
 import nbformat
 
-PARAMETERS = 'profile = "smoke"  # smoke | quick | paper\ndevice = "auto"\nseed = 0  # of the start\n'
+PARAMETERS = (
+    'profile = "smoke"  # smoke | quick | paper\ndevice = "auto"\nseed = 0  # of the start\n'
+)
 
 
 def notebook(

@@ -80,7 +80,8 @@ def fit(profile: str = "smoke", device: str = "cpu", **params: object) -> dict[s
 def test_defaults_profile_and_device() -> None:
     values = fit("quick")
     assert values["01_a"] == {
-        "profile": "quick", "device": "cpu", "seed": 0, "rate": 0.1, "fast": False, "start": "normal",
+        "profile": "quick", "device": "cpu",
+        "seed": 0, "rate": 0.1, "fast": False, "start": "normal",
     }  # fmt: skip
     assert values["02_b"] == {"profile": "quick", "seed": 5, "rounds": 3}
 
@@ -133,7 +134,8 @@ def test_unknown_profile() -> None:
     ("typed", "value"),
     [
         ("seed=3", 3), ("rate=2", 2.0), ("rate=1e-4", 1e-4), ("fast=True", True),
-        ("start=level-2", "level-2"), ("start=1", "1"), ("start='a b'", "a b"), ("start=a=b", "a=b"),
+        ("start=level-2", "level-2"), ("start=1", "1"), ("start='a b'", "a b"),
+        ("start=a=b", "a=b"),
     ],
 )  # fmt: skip
 def test_the_command_line_is_read_against_the_default(typed: str, value: object) -> None:
