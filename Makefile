@@ -56,8 +56,8 @@ lint: $(STAMP)   ## ruff (style and format), pyright (types)
 refresh: $(STAMP) ## run the chapters in place: the committed outputs that nbval compares with
 	@$(BIN)/gleak refresh --jobs $(JOBS)
 
-bench: $(STAMP)  ## speed and quality against the textbook loop
-	@if ls tests/benchmarks/*.py >/dev/null 2>&1; then $(PYTEST) tests/benchmarks -s; else echo 'no benchmarks yet'; fi
+bench: $(STAMP)  ## speed of the attacks against the textbook loop
+	@$(BIN)/python tests/benchmarks/run.py
 
 lock: $(STAMP)   ## write constraints.txt anew from pyproject.toml
 	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --all-extras \

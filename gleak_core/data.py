@@ -7,9 +7,11 @@ folder `GLEAK_DATA` and are described in `data/datasets.toml`. Nothing here know
 import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gleak_core import files
 from gleak_core.datasets import pictures, sampling, shelf
@@ -51,8 +53,8 @@ def sample(
     seed: int = 0,
     balanced: bool = True,
     classes: Iterable[str] | None = None,
-    labels: Iterable[int] | None = None,
-    indices: Iterable[int] | None = None,
+    labels: Iterable[int] | Tensor | None = None,
+    indices: Iterable[int] | Tensor | None = None,
     channels: int | None = None,
 ) -> Batch:
     """Return a batch of a named data set, the same on every machine for the same arguments.
@@ -128,8 +130,8 @@ def _choose(
     seed: int,
     balanced: bool,
     classes: Iterable[str] | None,
-    labels: Iterable[int] | None,
-    indices: Iterable[int] | None,
+    labels: Iterable[int] | Tensor | None,
+    indices: Iterable[int] | Tensor | None,
 ) -> np.ndarray:
     ways = {"classes": classes, "labels": labels, "indices": indices}
     given = [way for way, value in ways.items() if value is not None]
@@ -153,7 +155,7 @@ def _choose(
     return pool[sampling.pick(source.labels[pool], n, seed, balanced)]
 
 
-def _list(what: str, values: Iterable[int], n: int | None, limit: int) -> list[int]:
+def _list(what: str, values: Iterable[int] | Tensor, n: int | None, limit: int) -> list[int]:
     whole = [_whole(what, value, 0, limit - 1) for value in values]
     if not whole or (n is not None and n != len(whole)):
         raise ValueError(
@@ -163,7 +165,7 @@ def _list(what: str, values: Iterable[int], n: int | None, limit: int) -> list[i
     return whole
 
 
-def _whole(what: str, value: int, low: int, high: int | None = None) -> int:
+def _whole(what: str, value: SupportsIndex, low: int, high: int | None = None) -> int:
     try:
         number = operator.index(value)
     except TypeError as error:

@@ -31,9 +31,14 @@ def activation(name: str) -> nn.Module:
 
 
 class Network(nn.Module):
-    """A network that knows its input: images (N, C, H, W) of one `shape`; `spec` describes it."""
+    """A network that knows its input: images (N, C, H, W) of one `shape`.
+
+    `spec` describes the architecture, which every attacker knows; `drawn` says how the weights
+    came about, which is worth as much as the weights themselves.
+    """
 
     spec: str = ""
+    drawn: str = ""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()

@@ -300,8 +300,8 @@ def _finish(make: Callable[[], N], words: str, init: str, scale: float | None, s
     """Make a network on the CPU without moving the global random state, and describe it."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         model = make()
-    drawn = initialise(model, init, scale=scale, seed=seed)
-    model.spec = f"{words}; {drawn}; {sum(p.numel() for p in model.parameters()):,} parameters"
+    model.drawn = initialise(model, init, scale=scale, seed=seed)
+    model.spec = f"{words}; {sum(p.numel() for p in model.parameters()):,} parameters"
     return model
 
 

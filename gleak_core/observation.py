@@ -249,8 +249,11 @@ def _count(n: int, noun: str) -> str:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Return the architecture alone: the same module on the meta device, without its numbers."""
-    return copy.deepcopy(model).to("meta")
+    """Return the architecture alone: on the meta device, without numbers or how to draw them."""
+    stripped = copy.deepcopy(model).to("meta")
+    if hasattr(stripped, "drawn"):
+        stripped.drawn = ""
+    return stripped
 
 
 @dataclass(frozen=True)

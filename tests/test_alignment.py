@@ -111,6 +111,16 @@ def test_the_order_of_the_found_images_never_matters(
     torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True)
 
 
+def test_between_equal_sums_the_order_of_the_found_images_does_not_decide() -> None:
+    # True images differ in one pixel, found ones in another: both matchings come to the same sum,
+    # and exactly so, because 3² + 4² = 5².
+    true, found = torch.zeros(2, 2, 1, 8, 8)
+    true[1, 0, 0, 0], found[1, 0, 3, 3] = 4 / 8, 3 / 8
+    first = reorder(found, align(found, true, similarity="mse"))
+    second = reorder(found.flip(0), align(found.flip(0), true, similarity="mse"))
+    assert torch.equal(first, second) and not torch.equal(first[0], first[1])
+
+
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_broken_images_take_the_places_that_others_leave(similarity: str, bad: float) -> None:

@@ -312,11 +312,11 @@ def test_only_lfw_originals_are_cropped(home: Path) -> None:
     original[80:170, 80:170] = 255
     Image.fromarray(original).save(home / "lfw/Ann/00.png")
     framed = np.zeros((100, 100, 3), np.uint8)
-    framed[40:60, 40:60] = 255
+    framed[3:97, 3:97] = 255
     Image.fromarray(framed).save(home / "lfw/Ann/01.png")
     images = data.load("lfw").images
     assert images[0].min() == 255
-    assert images[1].min() == 0
+    assert images[1].min() < 50  # its frame is still there
 
 
 def test_imagenet_folders_drop_their_numbers_where_names_stay_different(home: Path) -> None:
@@ -418,7 +418,8 @@ def test_a_pickle_in_a_pack_is_never_opened(home: Path) -> None:
             return (Path.touch, (home / "sprung",))
 
     names = np.array([Trap(), Trap()], dtype=object)
-    np.savez(home / "cifar10.npz", **GOOD | {"class_names": names})
+    trapped: dict[str, Any] = GOOD | {"class_names": names}
+    np.savez(home / "cifar10.npz", **trapped)
     with pytest.raises(GleakError, match="cannot read"):
         data.load("cifar10")
     (home / "cifar10.npz").write_bytes(pickle.dumps(Trap()))

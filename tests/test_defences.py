@@ -417,6 +417,7 @@ def test_chains_act_in_order() -> None:
 
 def test_none_shares_everything() -> None:
     update = some_update()
-    assert equal(defences.none()(update, rng()), update)
+    sent = defences.none()(update, rng())
+    assert equal(sent, update) and sent is not update
     assert defences.compose().name == defences.none().describe() == "none"
     assert defences.compose(defences.int8()).name == "int8"

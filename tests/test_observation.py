@@ -62,6 +62,7 @@ def test_the_architecture_carries_no_weights(tiny_net: nn.Module) -> None:
     stripped = bare(tiny_net)
     assert all(p.is_meta for p in stripped.parameters())
     assert not any(p.is_meta for p in tiny_net.parameters())  # and the client keeps his
+    assert "seed" in str(tiny_net.drawn) and not stripped.drawn  # a seed is as good as weights
 
 
 def test_without_withdraws(tiny_net, tiny_batch) -> None:

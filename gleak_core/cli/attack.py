@@ -1,6 +1,7 @@
 """`gleak attack`: leak your own picture."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,8 +36,8 @@ def attack(
         int, typer.Option(help="Its central square is resized to so many pixels.", min=8, max=224)
     ] = 32,
     start: Annotated[
-        str, typer.Option(help="Where it begins: normal or uniform noise.")
-    ] = "normal",
+        str, typer.Option(help="Where it begins: uniform noise, or normal as DLG was published.")
+    ] = "uniform",
     steps: Annotated[int, typer.Option(help="Steps of the optimiser.", min=1)] = 300,
     restarts: Annotated[
         int, typer.Option(help="Try so many starts, until one succeeds.", min=1)
@@ -79,7 +80,7 @@ def attack(
         typer.echo("\ninterrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
     score = metrics.score(found, batch)
-    decibel = score.psnr[0].clamp(max=metrics.PSNR_CAP)
+    decibel = score.psnr[0, 0].clamp(max=metrics.PSNR_CAP)
 
     starts_said = "1 start" if tried == 1 else f"{tried} starts"
     typer.echo(f"{found}\n{score}\n")
@@ -91,15 +92,16 @@ def attack(
             "so the attacker knows that he may not have the picture; "
             "try more --steps, more --restarts or another --seed"
         )
-    outcome = f"{image.name} and what {found.attack} made of its gradient, {decibel[0]:.0f} dB"
-    before_after = figures.before_after(
-        batch.images, found.images[0], scores=decibel.tolist(), alt=f"{outcome}."
+    words = f"{image.name} and what {found.attack} made of its gradient ({decibel:.0f} dB)"
+    pair = {found.attack: [batch.images[0], found.images[0, 0]]}
+    before_after = figures.strip(
+        pair, titles=("private", f"rebuilt, {decibel:.0f} dB"), alt=f"{words}."
     )
     film = figures.filmstrip(
-        found,
+        _until_solved(found),
         private=batch.images,
         names=[found.attack],
-        alt=f"From noise, step by step: {outcome}.",
+        alt=f"From noise, step by step: {words}.",
     )
     typer.echo(before_after.save(folder / "before-after.png"))
     typer.echo(film.save(folder / "filmstrip.png"))
@@ -171,6 +173,15 @@ def _leak(
                 best = found
     assert best is not None  # restarts ≥ 1
     return best, tried
+
+
+def _until_solved(found: "Reconstruction") -> "Reconstruction":
+    """Leave out the frames of a finished attack that has stood still."""
+    history = found.history
+    steps = int((~history.loss[:, 0].isnan()).sum()) - 1
+    shown = int((history.frame_steps < steps).sum()) + 1  # and the first that shows the result
+    frames = {"frame_steps": history.frame_steps[:shown], "frames": history.frames[:shown]}
+    return replace(found, history=replace(history, **frames))
 
 
 def _try_writing(folder: Path) -> None:

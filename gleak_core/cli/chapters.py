@@ -1,24 +1,23 @@
 """`gleak run`, `gleak refresh`, `gleak book`: from notebook to page."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from gleak_core.publish.execute import Event, Outcome, Progress
+    from gleak_core.publish.execute import Outcome, Progress
 
 __all__ = ["book", "refresh", "run"]
 
 FAILED = 1
-_COLOURS = {"executed": "green", "up to date": "dim", "failed": "red"}
 
 Chapters = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[CHAPTER]…", help="Number, name or path (default: all).", show_default=False
+        metavar="CHAPTER", help="Number, name or path (default: all).", show_default=False
     ),
 ]
 Profile = Annotated[
@@ -65,7 +64,7 @@ def run(
                 for name, value in one.values.items():
                     typer.echo(f"    {name} = {value!r}")
         return
-    with _reporting() as progress:
+    with _bars() as progress:
         outcomes = execute.run(
             names,
             profile=profile,
@@ -83,7 +82,7 @@ def refresh(chapters: Chapters = None, jobs: Jobs = None, timeout: Timeout = Non
     """Run chapters in place: the committed outputs that `make test` compares with."""
     from gleak_core.publish import execute
 
-    with _reporting() as progress:
+    with _bars() as progress:
         outcomes = execute.refresh(
             _numbered(chapters), jobs=jobs, timeout=timeout, progress=progress
         )
@@ -101,7 +100,7 @@ def book(
     from gleak_core.publish.book import build
 
     started = time.perf_counter()
-    with _reporting("the book") as progress:
+    with _bars() as progress:
         made = build(
             profile=profile,
             device=device,
@@ -123,38 +122,12 @@ def _numbered(chapters: Sequence[str] | None) -> list[str]:
     return [name.zfill(2) if name.isdigit() else name for name in chapters or ()]
 
 
-@contextmanager
-def _reporting(whole: str = "") -> "Iterator[Progress]":
-    """Show a bar for each chapter on a terminal, and print a line for each that has ended.
-
-    `whole` names what goes on meanwhile and after.
-    """
+def _bars() -> "AbstractContextManager[Progress]":
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    out = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        tasks = {}
-        if whole:
-            bar.add_task(whole, total=None)
+    from gleak_core.publish.progress import bars
 
-        def progress(event: "Event") -> None:
-            if event.chapter not in tasks:
-                tasks[event.chapter] = bar.add_task(event.chapter, total=None)
-            task = tasks[event.chapter]
-            match event.kind:
-                case "cell":
-                    bar.update(task, completed=event.done, total=event.total)
-                    return
-                case "waiting":
-                    out.print(f"{event.chapter}: another run has it; waiting")
-                    return
-            bar.remove_task(tasks.pop(event.chapter))
-            took = f" ({event.seconds:.1f} s)" if event.seconds else ""
-            out.print(f"[{_COLOURS[event.kind]}]{event.kind:<11}[/] {event.chapter}{took}")
-
-        yield progress
+    return bars(Console(stderr=True))  # stdout is for what a script wants: the pages' paths
 
 
 def _conclude(outcomes: "Sequence[Outcome]") -> None:

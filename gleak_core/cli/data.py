@@ -29,7 +29,7 @@ Home = Annotated[
 def list_(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]…", help="Tell all about these.", show_default=False),
+        typer.Argument(metavar="NAME", help="Tell all about these.", show_default=False),
     ] = None,
     home: Home = None,
 ) -> None:
@@ -53,11 +53,11 @@ def list_(
 
 def _how(entry: "Entry", status: "Status") -> str:
     """Return the command that brings a set; laying out a folder takes more than a line."""
-    return f"gleak data list {entry.name}" if entry.kind == "folder" else status.command or ""
+    return f"gleak data list {entry.name}" if entry.kind == "folder" else status.command
 
 
 def _here(status: "Status") -> str:
-    return status.form if status.verdict == "ok" else f"{status.form}, {status.verdict}"
+    return f"{status.form}" if status.verdict == "ok" else f"{status.form}, {status.verdict}"
 
 
 def _tell(entry: "Entry", status: "Status") -> None:
@@ -122,9 +122,7 @@ def pack(
 
 @app.command()
 def verify(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", show_default=False)
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", show_default=False)] = None,
     home: Home = None,
 ) -> None:
     """Compare data sets with their recorded SHA-256 (default: all that are here)."""

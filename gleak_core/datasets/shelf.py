@@ -118,7 +118,7 @@ def command(entry: Entry, home: Path) -> str:
     return f"gleak data {'pack' if here else 'fetch'} {entry.name}"
 
 
-def missing(entry: Entry, home: Path) -> MissingData:
+def missing(entry: Entry, home: Path, what: str = "no data set") -> MissingData:
     """Return the error that says how to get a data set."""
     cure = command(entry, home)
     how = (
@@ -126,7 +126,7 @@ def missing(entry: Entry, home: Path) -> MissingData:
         if entry.kind == "folder"
         else f"run `{cure}`, or set GLEAK_DATA to the folder it is in"
     )
-    return MissingData(f"the data set {entry.name} is not in {home}: {how}")
+    return MissingData(f"there is {what} {entry.name} in {home}: {how}")
 
 
 def fingerprint(entry: Entry, place: Place) -> str:

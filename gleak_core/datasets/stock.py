@@ -127,7 +127,7 @@ def _unpacked(entry: Entry, source: Path | None, home: Path) -> tuple[Source, st
             f"{source} holds nothing that {entry.name} can be packed from: give the folder with "
             f"{entry.layout or ', '.join(part.file for part in entry.archives)}"
         )
-    raise shelf.missing(entry, home)
+    raise shelf.missing(entry, home, "nothing to pack as")
 
 
 def _from_archives(entry: Entry, root: Path) -> Source | None:
