@@ -143,10 +143,12 @@ def test_exact_recoveries_can_be_matched() -> None:
     assert torch.equal(reorder(twins.flip(0), align(twins.flip(0), twins)), twins)
 
 
-def test_tiny_differences_are_not_lost_to_cancellation() -> None:
-    true = 0.5 + 1e-4 * images(4, 3, 8, 8)
-    place = shuffled(4, seed=5)
-    assert torch.equal(place[align(true[place] + 1e-6, true)], torch.arange(4))
+@pytest.mark.parametrize(("similarity", "scale"), [("psnr", 1e-4), ("mse", 1e-9)])
+def test_tiny_differences_are_not_lost_to_cancellation(similarity: str, scale: float) -> None:
+    true = 0.5 + scale * images(8, 3, 8, 8)
+    place = shuffled(8, seed=5)
+    found = true[place] + scale / 100
+    assert torch.equal(place[align(found, true, similarity=similarity)], torch.arange(8))
 
 
 def test_gradients_and_half_precision_do_not_disturb() -> None:

@@ -27,6 +27,7 @@ FLOORS = {
     "text": 2,
     "clients": 2,
     "metrics": 2,
+    "statistics": 2,
     "observation": 1,
     "starts": 1,
     "solvers": 1,
@@ -49,7 +50,7 @@ PARTS = {
 ATTACKER = {
     "attacks", "labels", "objectives", "solvers", "starts", "analytic", "cafe", "text", "observation",
 }  # fmt: skip
-PRIVATE = {"data", "clients", "metrics", "alignment", "models", "defences"}
+PRIVATE = {"data", "clients", "metrics", "statistics", "alignment", "models", "defences"}
 
 
 def room(module: str) -> str:

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from gleak_core.publish.execute import Outcome, Progress
+    from gleak_core.publish.execute import Event, Outcome, Progress
 
 __all__ = ["book", "refresh", "run"]
 
@@ -123,11 +123,18 @@ def _numbered(chapters: Sequence[str] | None) -> list[str]:
 
 
 def _bars() -> "AbstractContextManager[Progress]":
+    """Show bars on a terminal, and elsewhere a line for each chapter that has ended."""
     from rich.console import Console
 
     from gleak_core.publish.progress import bars
 
-    return bars(Console(stderr=True))  # stdout is for what a script wants: the pages' paths
+    console = Console(stderr=True)  # stdout is for what a script wants: the pages' paths
+    return bars(console) if console.is_terminal else nullcontext(_line)
+
+
+def _line(event: "Event") -> None:
+    if event.kind not in ("cell", "waiting"):
+        typer.echo(f"{event.kind:<11} {event.chapter} ({event.seconds:.1f} s)", err=True)
 
 
 def _conclude(outcomes: "Sequence[Outcome]") -> None:

@@ -139,7 +139,15 @@ def _sphinx_words(done: subprocess.CompletedProcess[str], source: Path) -> list[
     plain = re.sub("\x1b\\[[0-9;]*[A-Za-z]", "", done.stderr).replace(f"{source.resolve()}/", "")
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     found = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL|Error)\b", line)]
-    return list(dict.fromkeys(found or lines[-8:]))
+    return list(dict.fromkeys(_CELL.sub(_in_words, line) for line in found or lines[-8:]))
+
+
+# myst-nb counts the lines of the k-th cell from k * 10000.
+_CELL = re.compile(r"\.ipynb:(\d+)(\d{4}):")
+
+
+def _in_words(found: re.Match[str]) -> str:
+    return f".ipynb, cell {found[1]}, line {int(found[2])}:"
 
 
 def _look(made: Path, root: Path) -> list[str]:

@@ -149,10 +149,17 @@ def test_a_book_is_built_once_and_again_only_when_something_changed(
         build(little)
     assert "book/index.md:3: WARNING: undefined label: 'nowhere'" in str(refusal.value)
     assert str(little) not in str(refusal.value)
+    (little / "book" / "index.md").write_text("# Little\n")
+    finish(little, lambda page: page["cells"][0].update(source="# Chapter\n\n{ref}`nowhere`"))
+    with pytest.raises(book.BookError, match=r"01_a.ipynb, cell 1, line \d+: WARNING: undefined"):
+        build(little)
     assert (html / "chapters" / "01_a.html").read_text() == chapter
+
+    finish(little)
 
     # A crash between the two moves of the swap is mended before anything else.
     html.rename(html.with_name("html.old"))
-    with pytest.raises(book.BookError):
+    (little / "book" / "_toc.yml").unlink()
+    with pytest.raises(book.BookError, match=r"the project has no book/_toc\.yml"):
         build(little)
     assert (html / "chapters" / "01_a.html").read_text() == chapter
