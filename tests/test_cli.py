@@ -365,7 +365,7 @@ def test_a_picture_is_leaked(picture: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "Threat model: FedSGD" in result.output
     assert "1 of 1 image leaked" in result.output
-    assert "leaked: me.png was rebuilt from its gradient, with 1 start" in result.output
+    assert "solved: after 1 start the gradients agree" in result.output
     assert sorted(p.name for p in out.iterdir()) == ["before-after.png", "filmstrip.png"]
     for path in out.iterdir():
         assert str(path) in result.stdout
@@ -414,7 +414,7 @@ def test_restarts_end_with_the_first_success_and_the_best_is_kept(
     assert seeds == [7, 8, 9]
     assert "after 3 starts the gradients still differ by 0.2" in result.output
     seeds.clear()
-    assert "with 4 starts" in gleak(*common, "--restarts", "9").output
+    assert "solved: after 4 starts" in gleak(*common, "--restarts", "9").output
     assert seeds == [7, 8, 9, 10]
 
 

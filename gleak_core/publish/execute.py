@@ -192,8 +192,7 @@ def _execute(
     processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     jobs = min(jobs or processors, len(tasks))
     scratch = _scratch(root)
-    threads = max(1, processors // jobs)
-    environment = {**os.environ, **worker.environment(threads), **extra}
+    environment = {**os.environ, **worker.environment(), **extra}
     workers = _Workers()
 
     def one(task: _Task) -> Outcome:

@@ -29,13 +29,15 @@ from gleak_core.publish.staleness import record
 __all__ = ["environment", "main"]
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the variables under which every chapter runs, whoever starts it."""
+    # One thread: the order of sums, and so the page, must not depend on the number of cores; and
+    # small convolutions on two threads of a busy machine were seen to run ten times slower.
     return {
         "TQDM_DISABLE": "1",
         "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "JUPYTER_PREFER_ENV_PATH": "1",
@@ -176,8 +178,7 @@ def _hardware(device: str) -> str:
     # The words of device.describe, without the seconds that importing PyTorch takes.
     import platform
 
-    threads = int(os.environ["OMP_NUM_THREADS"])
-    return f"CPU ({platform.machine()}, {threads} thread{'s' * (threads > 1)})"
+    return f"CPU ({platform.machine()}, 1 thread)"
 
 
 def _versions() -> dict[str, str]:

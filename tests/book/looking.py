@@ -45,7 +45,12 @@ class Visit:
 
 @contextmanager
 def visit(
-    browser: Browser, address: Path | str, *, size: dict[str, int] = DESK, scheme: Any = "light"
+    browser: Browser,
+    address: Path | str,
+    *,
+    size: dict[str, int] = DESK,
+    scheme: Any = "light",
+    lands: str = "**",
 ) -> Iterator[Visit]:
     """Open a page from its file, and note every request to the network and every error."""
     context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
@@ -66,6 +71,7 @@ def visit(
     page.on("requestfailed", lambda made: seen.troubles.append(f"could not load {made.url}"))
     try:
         page.goto(address.resolve().as_uri() if isinstance(address, Path) else address)
+        page.wait_for_url(lands)  # a page that leads on must have done so before it is asked
         page.evaluate("() => window.MathJax?.startup?.promise")
         yield seen
     finally:

@@ -30,8 +30,7 @@ PAGES = [f"{name}.html" for name in names()]
 
 
 def test_the_entry_page_leads_to_the_book(html: Path, browser: Browser) -> None:
-    with looking.visit(browser, html / "index.html") as seen:
-        seen.page.wait_for_url("**/book/index.html")
+    with looking.visit(browser, html / "index.html", lands="**/book/index.html") as seen:
         assert seen.page.locator("article h1").count() == 1
         assert seen.troubles == []
 

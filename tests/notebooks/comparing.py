@@ -27,7 +27,7 @@ def nbval(path: Path, scratch: Path) -> tuple[dict[int, str], str]:
         cwd=path.parent,
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST")},
-            **worker.environment(threads=os.cpu_count() or 1),
+            **worker.environment(),
             "CUDA_VISIBLE_DEVICES": "",  # the committed outputs are those of a CPU
             "IPYTHONDIR": str(scratch),
         },
