@@ -93,7 +93,7 @@ def attack(
     if found.status[0] == "solved":
         typer.echo(
             f"solved: after {starts_said} the gradients agree, "
-            f"so the attacker knows that he has {image.name} without ever having seen it"
+            f"so the attacker knows that this is {image.name} without ever having seen it"
         )
     else:
         typer.echo(
@@ -171,7 +171,7 @@ def _leak(
                 steps=steps,
                 seed=seed + tried,
                 every=max(1, steps // 60),
-                stop=attacks.SOLVED / 1000,  # the last decibels are the cheapest
+                stop=attacks.SOLVED / 100,
                 progress=lambda done, total, loss, task=task: bar.update(
                     task, completed=done, total=total, loss=loss
                 ),
