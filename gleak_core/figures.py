@@ -128,9 +128,9 @@ def strip(
     size = min(1.5, 9.2 / columns)
 
     def draw(figure: matplotlib.figure.Figure) -> None:
-        figure.set_size_inches(
-            size * columns + 0.9, (size + (0.42 if noted else 0.18)) * len(rows) + 0.15
-        )
+        below = 0.42 if noted else 0.18
+        above = 0.35 if titles else 0.15
+        figure.set_size_inches(size * columns + 0.9, (size + below) * len(rows) + above)
         grid = figure.subplots(len(rows), columns, squeeze=False)
         for axes, (name, images) in zip(grid, rows.items(), strict=True):
             for j, axis in enumerate(axes):
