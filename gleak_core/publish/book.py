@@ -26,6 +26,7 @@ from gleak_core.publish.locks import held
 __all__ = ["Book", "BookError", "build"]
 
 _KEY = ".gleak-key"
+_EPOCH = "1767225600"  # 2026-01-01
 _PACKAGES = ("sphinx", "jupyter-book", "myst-nb", "sphinx-book-theme", "sphinx-mathjax-offline")
 
 
@@ -125,8 +126,9 @@ def _sphinx(source: Path, root: Path, *, strict: bool) -> Path:
         *("--config", str(config), "-n", "--keep-going", "-q"),
         *(["-W"] if strict else []),
     ]
-    # Without these two the page of a chapter could differ from one build to the next.
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": "0"}
+    # Without these two the page of a chapter could differ from one build to the next. The date
+    # is not 0, for Sphinx puts its year into the copyright line.
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": _EPOCH}
     environment["PYTHONWARNINGS"] = "ignore"
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
     if done.returncode:
