@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from gleak_core.data import Batch
 from gleak_core.defences import Defence
 from gleak_core.errors import GleakError, choose
-from gleak_core.models import split
+from gleak_core.models import VerticalNet, split
 from gleak_core.observation import CAPABILITIES, Given, Observation, Round, Update, Weights, bare
 
 __all__ = [
@@ -274,7 +274,7 @@ def vertical(
     its layer on top and returns to each worker the gradient of that worker's vector.
     `picks` (R, B) says which items take part in each round.
     """
-    if not hasattr(model, "workers") or not hasattr(model, "server"):
+    if not isinstance(model, VerticalNet):
         raise ValueError(
             "the vertical protocol needs a model in parts: pass models.vertical_net(…)"
         )
@@ -304,7 +304,7 @@ def vertical(
 
 
 def _vertical_gradient(
-    model: nn.Module, weights: Weights, images: Tensor, labels: Tensor
+    model: VerticalNet, weights: Weights, images: Tensor, labels: Tensor
 ) -> Update:
     """Run one round of the protocol, each party seeing only what it is sent."""
     nets, server = list(model.workers), model.server
@@ -312,9 +312,9 @@ def _vertical_gradient(
     patches = split(images, len(nets))  # M × (B, C, h, w)
     sent, backward = [], []
     for net, w, patch in zip(nets, own, patches, strict=True):
-        vector, pull = torch.func.vjp(lambda w, net=net, x=patch: functional_call(net, w, (x,)), w)
-        sent.append(vector)
-        backward.append(pull)
+        answer = torch.func.vjp(lambda w, net=net, x=patch: functional_call(net, w, (x,)), w)
+        sent.append(answer[0])
+        backward.append(answer[1])
 
     def loss(w: Weights, vectors: list[Tensor]) -> Tensor:
         return F.cross_entropy(functional_call(server, w, (torch.cat(vectors, 1),)), labels)

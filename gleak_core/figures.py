@@ -39,7 +39,7 @@ __all__ = [
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE: Mapping[str, Any] = {
+STYLE: Any = {  # matplotlib types the keys as a list of literals
     "figure.facecolor": "white",
     "figure.dpi": 100,
     "savefig.dpi": 144,
@@ -291,7 +291,7 @@ def _pixels(image: Tensor) -> np.ndarray:
 
 
 def _render(draw: Callable[[matplotlib.figure.Figure], None], alt: str, caption: str) -> Figure:
-    with rc_context(dict(STYLE)):
+    with rc_context(STYLE):
         figure = matplotlib.figure.Figure(layout="constrained")  # no pyplot: no global state
         draw(figure)
         buffer = io.BytesIO()

@@ -70,7 +70,7 @@ def published_lbfgs(
         one = objective.compact(torch.tensor([t], device=z.device))
         x = z[t : t + 1].clone().requires_grad_()
         optimiser = torch.optim.LBFGS([x], lr=rate, max_iter=inner)
-        counted = 0
+        counted = step = 0
 
         def closure(one: Objective = one, x: Tensor = x) -> Tensor:
             nonlocal counted

@@ -48,7 +48,8 @@ PARTS = {
     "datasets": "data",
 }
 ATTACKER = {
-    "attacks", "labels", "objectives", "solvers", "starts", "analytic", "cafe", "text", "observation",
+    "attacks", "labels", "objectives", "solvers", "starts", "analytic", "cafe", "text",
+    "observation",
 }  # fmt: skip
 PRIVATE = {"data", "clients", "metrics", "statistics", "alignment", "models", "defences"}
 
@@ -149,7 +150,7 @@ def test_an_observation_holds_no_image_and_no_weight_that_was_not_given(
 ) -> None:
     seen: Observation = PROTOCOLS[protocol](tiny_net, tiny_batch, ("batch_size",))
     secret = {tiny_batch.images.numel(), tiny_batch.images[0].numel()}
-    own = [p for p in tiny_net.parameters()]
+    own = list(tiny_net.parameters())
     for tensor in tensors(seen):
         assert tensor.numel() not in secret or tensor.is_meta
         if not tensor.is_meta:

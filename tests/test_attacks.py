@@ -1,10 +1,10 @@
-"""The textbook attacks: the objective against plain autograd, the label rule exactly, success by count."""
+"""The textbook attacks: the objective against plain autograd, the label rule exactly, success."""
 
 import pytest
 import torch
-from support import random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import random_batch
 from torch.nn import functional as F
 
 from gleak_core import attacks, clients, data, labels, metrics, models, starts
@@ -141,7 +141,7 @@ def test_history_holds_the_start_and_the_last_step(tiny_net, tiny_batch) -> None
 def test_the_start_is_the_same_in_every_precision() -> None:
     wide = starts.make("uniform", (1, 2, 3), seed=1)
     assert torch.equal(wide.float(), starts.make("uniform", (1, 2, 3), seed=1).to(torch.float32))
-    assert 0 <= float(wide.min()) and float(wide.max()) < 1
+    assert float(wide.min()) >= 0 and float(wide.max()) < 1
     with pytest.raises(ValueError, match="did you mean 'uniform'"):
         starts.make("unifrom", (1,))
 

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from support import random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import random_batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,7 +75,9 @@ def test_fedsgd_agrees_with_finite_differences(tiny_net: nn.Module, tiny_batch: 
 
 
 @settings(max_examples=15, deadline=None)
-@given(n=st.integers(1, 5), seed=st.integers(0, 99), activation=st.sampled_from(["sigmoid", "relu"]))
+@given(
+    n=st.integers(1, 5), seed=st.integers(0, 99), activation=st.sampled_from(["sigmoid", "relu"])
+)
 def test_each_stacks_one_gradient_per_image(n: int, seed: int, activation: str) -> None:
     net = models.lenet(classes=5, size=8, width=3, activation=activation, seed=seed).double()
     batch = random_batch(n, seed=seed)
@@ -155,7 +157,9 @@ def test_several_updates_walk_down_their_own_gradients(
     same(seen.rounds[2].update, backward(net, tiny_batch.images, tiny_batch.labels))
 
 
-def test_several_updates_of_single_images_move_apart(tiny_net: nn.Module, tiny_batch: Batch) -> None:
+def test_several_updates_of_single_images_move_apart(
+    tiny_net: nn.Module, tiny_batch: Batch
+) -> None:
     seen = clients.several(tiny_net, tiny_batch, updates=2, rate=0.2, each=True)
     _, gradients = train(
         tiny_net, tiny_batch.images[2:3], tiny_batch.labels[2:3], [torch.arange(1)] * 2, 0.2
@@ -171,9 +175,7 @@ def test_horizontal_aggregate_is_the_gradient_of_the_union(
     seen = clients.horizontal(tiny_net, workers, picks=picks)
     same(seen.rounds[0].update, backward(tiny_net, tiny_batch.images, tiny_batch.labels))
     odd = torch.tensor([1, 1, 2, 2])
-    same(
-        seen.rounds[1].update, backward(tiny_net, tiny_batch.images[odd], tiny_batch.labels[odd])
-    )
+    same(seen.rounds[1].update, backward(tiny_net, tiny_batch.images[odd], tiny_batch.labels[odd]))
     assert torch.equal(seen.given.batch_indices, torch.tensor([[0, 1, 2, 3], [1, 1, 2, 2]]))  # pyright: ignore
 
 
@@ -239,7 +241,7 @@ def test_training_on_afterwards_does_not_reach_into_an_observation(
         (lambda n, b: clients.fedavg(n, b, batch_size=9), "must lie in 1…4"),
         (lambda n, b: clients.local_steps(n, b, steps=0, rate=1.0), "steps must be positive"),
         (lambda n, b: clients.local_steps(n, b, steps=1, rate=-1), "rate must be positive"),
-        (lambda n, b: clients.local_steps(n, b, steps=1, rate=1, share="men"), "did you mean"),
+        (lambda n, b: clients.local_steps(n, b, steps=1, rate=1, share="men"), "did you mean"),  # pyright: ignore
         (lambda n, b: clients.vertical(n, b), "models.vertical_net"),
         (lambda n, b: clients.horizontal(n, [b[:1], b[1:]]), "equally much"),
         (
@@ -248,6 +250,8 @@ def test_training_on_afterwards_does_not_reach_into_an_observation(
         ),
     ],
 )
-def test_bad_requests_are_refused_with_a_sentence(call, sentence: str, tiny_net, tiny_batch) -> None:
+def test_bad_requests_are_refused_with_a_sentence(
+    call, sentence: str, tiny_net, tiny_batch
+) -> None:
     with pytest.raises(ValueError, match=sentence):
         call(tiny_net, tiny_batch)

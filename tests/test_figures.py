@@ -1,4 +1,4 @@
-"""Figures and tables: never without words, never with markup from a string, the same bytes twice."""
+"""Figures and tables: never without words, no markup from a string, the same bytes twice."""
 
 import html.parser
 import io

@@ -34,7 +34,9 @@ def test_wilson_is_never_empty_and_narrows_with_trials() -> None:
     assert wilson(5, 10, level=0.99)[0] < wilson(5, 10, level=0.9)[0]
 
 
-@pytest.mark.parametrize(("k", "n", "level"), [(3, 2, 0.95), (-1, 2, 0.95), (0, 0, 0.95), (1, 2, 1)])
+@pytest.mark.parametrize(
+    ("k", "n", "level"), [(3, 2, 0.95), (-1, 2, 0.95), (0, 0, 0.95), (1, 2, 1)]
+)
 def test_impossible_counts_are_refused(k: int, n: int, level: float) -> None:
     with pytest.raises(ValueError):
         wilson(k, n, level=level)
