@@ -130,7 +130,8 @@ def strip(
     def draw(figure: matplotlib.figure.Figure) -> None:
         below = 0.42 if noted else 0.18
         above = 0.35 if titles else 0.15
-        figure.set_size_inches(size * columns + 0.9, (size + below) * len(rows) + above)
+        beside = 0.5 + 0.1 * max(len(name) for name in rows)
+        figure.set_size_inches(size * columns + beside, (size + below) * len(rows) + above)
         grid = figure.subplots(len(rows), columns, squeeze=False)
         for axes, (name, images) in zip(grid, rows.items(), strict=True):
             for j, axis in enumerate(axes):

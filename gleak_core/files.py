@@ -1,5 +1,6 @@
 """Where things lie, and writing them so that a crash leaves the old file or the new one."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -21,6 +22,12 @@ __all__ = [
     "sha256",
     "sha256_bytes",
 ]
+
+_CANNOT_WRITE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EISDIR", "ENOTEMPTY")
+    if hasattr(errno, name)
+}
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = ROOT / "data"
@@ -52,6 +59,8 @@ def atomic(path: Path) -> Iterator[Path]:
         scratch.chmod(0o666 & ~_umask())
         scratch.replace(path)
     except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise  # the block read something else, and that failed
         raise GleakError(
             f"cannot write {path} ({error.strerror}): free some space or choose another folder"
         ) from error

@@ -59,6 +59,13 @@ def test_before_after_shows_the_pixels() -> None:
         figures.before_after(red, blue[:, :, :4], alt="a")
 
 
+@pytest.mark.parametrize("columns", [1, 2, 8])
+def test_a_row_label_is_not_cut_off(columns: int) -> None:
+    images = torch.ones(columns, 1, 4, 4)
+    shown = picture(figures.before_after(images, images, alt="white, so only labels have ink"))
+    assert (shown[:, :3] == 255).all() and (shown < 128).any()
+
+
 def test_pixels_that_are_not_numbers_become_grey_not_an_error() -> None:
     broken = torch.full((1, 3, 8, 8), torch.nan)
     shown = picture(figures.before_after(broken, broken, alt="grey")).reshape(-1, 3)

@@ -15,6 +15,9 @@ from gleak_core.errors import GleakError
 from gleak_core.files import ROOT, data_home, sha256, sha256_bytes
 from gleak_core.publish import notebooks
 
+# Rooms that no chapter can reach, so a change in them changes no page's numbers.
+_HARMLESS = ("gleak_core/publish/", "gleak_core/cli", "gleak_core/doctor", "gleak_core/.")
+
 __all__ = ["Plan", "executed_folder", "inputs", "key", "pick_device", "record", "why"]
 
 
@@ -60,7 +63,7 @@ def inputs(
         "source": notebooks.source_hash(notebook),
         "parameters": dict(values),
         "library": _library(root),
-        "data": {name: _fingerprint(name) for name in wishes.get("data", [])},
+        "data": {name: _fingerprint(name) for name in _data_sets(wishes, values)},
         "reads": {name: _hash_of(root / name) for name in wishes.get("reads", [])},
         "constraints": sha256(lock) if lock.exists() else None,
         "device": device,
@@ -146,9 +149,16 @@ def _library(root: Path) -> dict[str, str]:
     return {
         name: sha256(path)
         for name, path in sorted(files.items())
-        if "__pycache__" not in path.parts
-        and not name.startswith(("gleak_core/publish/", "gleak_core/cli", "gleak_core/."))
+        if "__pycache__" not in path.parts and not name.startswith(_HARMLESS)
     }
+
+
+def _data_sets(wishes: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """Name the data sets a chapter says it reads, and those its parameters name."""
+    from gleak_core.datasets import registry
+
+    asked = {v for v in values.values() if isinstance(v, str) and v in registry.names()}
+    return sorted({*wishes.get("data", []), *asked})
 
 
 def _fingerprint(name: str) -> str:
