@@ -6,6 +6,7 @@ iDLG; the published loop they use is also the baseline of every later comparison
 
 import time
 
+import torch
 from torch import Tensor
 
 from gleak_core import labels, starts
@@ -15,8 +16,12 @@ from gleak_core.solvers import Progress, Solution, published_lbfgs
 
 __all__ = ["SOLVED", "dlg", "idlg"]
 
-SOLVED = 1e-5
-"""A gradient distance below this counts as solved: a stop the attacker can see (he has no PSNR)."""
+SOLVED = 1e-7
+"""A gradient distance below this share of ‖∇W‖² counts as solved: a stop the attacker can see.
+
+Relative, or a clipped gradient would count as solved by any dummy without a gradient. It says
+that the gradients agree, not that the pictures do.
+"""
 
 
 def dlg(
@@ -32,7 +37,8 @@ def dlg(
 ) -> Reconstruction:
     """Deep Leakage from Gradients: optimise image and label together (Zhu et al. 2019, Alg. 1).
 
-    As published: N(0, 1) dummies, squared distance, L-BFGS with rate 1, 300 steps.
+    As published: N(0, 1) dummies, squared distance, L-BFGS with rate 1, 300 steps. `stop` ends a
+    trial early, at this share of ‖∇W‖².
     """
     return _match(seen, None, "DLG", start, steps, rate, seed, every, stop, progress)
 
@@ -67,22 +73,25 @@ def _match(
     began = time.perf_counter()
     objective = GradientMatch.of(seen, labels=known, by=name)
     shape = (seen.trials, *objective.image_shape)
-    images = starts.make(start, shape, seed=seed)
-    guess = starts.make("normal", (*shape[:2], objective.classes), seed=seed + 1)
+    stream = torch.Generator().manual_seed(seed)
+    images = starts.make(start, shape, seed=stream)
+    guess = starts.make("normal", (*shape[:2], objective.classes), seed=stream)
+    squares = [g.double().flatten(1).square().sum(1) for g in objective.target.values()]
+    scale = torch.stack(squares).sum(0).cpu()  # (T,) ‖∇W‖²
     solution = published_lbfgs(
         objective,
         objective.pack(images, guess),
         steps=steps,
         rate=rate,
         every=every,
-        stop=stop,
+        stop=stop * scale,
         progress=progress,
     )
     return Reconstruction(
         images=objective.images(solution.z),
         labels=objective.soft_labels(solution.z).argmax(-1),
         loss=solution.loss,
-        status=_status(solution),
+        status=_status(solution, scale),
         history=History(
             steps=solution.steps,
             loss=solution.curve,
@@ -92,16 +101,17 @@ def _match(
         evaluations=solution.evaluations,
         seconds=time.perf_counter() - began,
         attack=name,
-        settings={"start": start, "steps": steps, "rate": rate, "seed": seed},
+        settings={"start": start, "steps": steps, "rate": rate, "seed": seed, "stop": stop},
     )
 
 
-def _status(solution: Solution) -> tuple[Status, ...]:
+def _status(solution: Solution, scale: Tensor) -> tuple[Status, ...]:
     """Say what the attacker can tell from the loss: solved, not yet, or worse than it began."""
     ended = (~solution.curve.isnan()).sum(0).clamp(min=1) - 1  # (T,) each trial's last step
     last = solution.curve.gather(0, ended[None])[0]
+    solved = solution.loss.cpu().double() < SOLVED * scale
     worse = ~solution.finite | (last > solution.first_loss)
     return tuple(
-        "solved" if loss < SOLVED else "diverged" if bad else "failed"
-        for loss, bad in zip(solution.loss.tolist(), worse.tolist(), strict=True)
+        "solved" if good else "diverged" if bad else "failed"
+        for good, bad in zip(solved.tolist(), worse.tolist(), strict=True)
     )

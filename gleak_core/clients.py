@@ -109,7 +109,7 @@ def local_steps(
         batch,
         images,
         labels,
-        protocol=f"FedSGD, {share} gradient of {steps} local steps at rate {rate:g}",
+        protocol=f"FedSGD, {share} gradient of several local steps",
         defence=defence,
         give=give,
         seed=seed,
@@ -158,7 +158,7 @@ def fedavg(
         batch,
         images,
         labels,
-        protocol=f"FedAvg, weights after {epochs} epochs of batches of {size} at rate {rate:g}",
+        protocol="FedAvg, weights after local epochs of mini-batch SGD",
         defence=defence,
         give=give,
         seed=seed,
@@ -196,7 +196,7 @@ def several(
         batch,
         images,
         labels,
-        protocol=f"FedSGD, {updates} gradients of the same batch, rate {rate:g} between them",
+        protocol="FedSGD, several gradients of the same batch, a step between them",
         defence=defence,
         give=give,
         seed=seed,
@@ -209,6 +209,7 @@ def horizontal(
     workers: Sequence[Batch],
     *,
     picks: Tensor | None = None,
+    rate: float = 0.0,
     defence: Defence | None = None,
     give: Iterable[str] = (*HONEST, "batch_indices"),
     seed: int = 0,
@@ -216,7 +217,8 @@ def horizontal(
     """Share the mean of the workers' gradients, worker m using its own data (CAFE, Eq. 9-10).
 
     `picks` (R, M, B) says which of its items each worker takes in each round (default: one round
-    with everything). A defence acts at each worker, before the aggregation.
+    with everything). The server steps by `rate` between rounds; 0 keeps the model as it is, which
+    CAFE's attack assumes outside §4.4. A defence acts at each worker, before the aggregation.
     """
     weights = _weights(model)
     sizes = {len(w) for w in workers}
@@ -240,7 +242,9 @@ def horizontal(
         update = step(_expand(weights, len(workers)), images, labels)  # trials axis: the workers
         if defence is not None:
             update = defence(update, noise)
-        messages.append(({n: g.mean(0, keepdim=True) for n, g in update.items()}, weights))
+        mean = {n: g.mean(0) for n, g in update.items()}
+        messages.append(({n: g[None] for n, g in mean.items()}, weights))
+        weights = _descend(weights, mean, rate)
     offset = torch.tensor([0, *(len(w) for w in workers[:-1])]).cumsum(0)
     indices = (picks + offset[:, None]).flatten(
         1
@@ -264,6 +268,7 @@ def vertical(
     batch: Batch,
     *,
     picks: Tensor | None = None,
+    rate: float = 0.0,
     defence: Defence | None = None,
     give: Iterable[str] = (*HONEST, "batch_indices"),
     seed: int = 0,
@@ -272,7 +277,8 @@ def vertical(
 
     `model` is a `models.vertical_net`. Each worker turns its patch into a vector; the server puts
     its layer on top and returns to each worker the gradient of that worker's vector.
-    `picks` (R, B) says which items take part in each round.
+    `picks` (R, B) says which items take part in each round; the server steps by `rate` between
+    rounds, and 0 keeps the model as it is. A defence acts on the messages only.
     """
     if not isinstance(model, VerticalNet):
         raise ValueError(
@@ -289,6 +295,7 @@ def vertical(
     for pick in picks:
         update = _vertical_gradient(model, weights, images[0, pick], labels[0, pick])
         messages.append(({n: g[None] for n, g in update.items()}, weights))
+        weights = _descend(weights, update, rate)
     return _observe(
         model,
         messages,
@@ -443,23 +450,32 @@ def _tv(images: Tensor) -> Tensor:
 
 def _inputs(model: nn.Module, images: Tensor) -> Tensor:
     """Return the inputs of the first fully connected layer (CAFE's Z), (T, B, P)."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
-    if first is None:
+    # In the vertical protocol every worker has a first layer of its own: Z is all of them in turn.
+    nets = model.workers if isinstance(model, VerticalNet) else [model]
+    first = [next((m for m in net.modules() if isinstance(m, nn.Linear)), None) for net in nets]
+    if None in first:
         raise GleakError("this model has no fully connected layer, so no oracle_inputs to give")
     caught: list[Tensor] = []
-    handle = first.register_forward_pre_hook(lambda _, args: caught.append(args[0].detach()))
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args: caught.append(args[0].detach()))
+        for layer in first
+        if layer is not None
+    ]
     try:
         with torch.no_grad():
             model(images.flatten(0, 1))
     finally:
-        handle.remove()
-    return caught[0].view(*images.shape[:2], -1)
+        for hook in hooks:
+            hook.remove()
+    return torch.cat([z.flatten(1) for z in caught], 1).unflatten(0, images.shape[:2])
 
 
 def _positive(**numbers: float) -> None:
     for name, number in numbers.items():
         if not number > 0:
             raise ValueError(f"{name} must be positive, got {number}")
+        if name != "rate" and not isinstance(number, int):
+            raise ValueError(f"{name} must be a whole number, got {number}")
 
 
 def _inside(picks: Tensor, count: int, what: str) -> None:

@@ -14,6 +14,7 @@ def idlg(seen: Observation) -> Tensor:
     The gradient of the last layer's row k is (p_k − y_k)·a, with a ≥ 0 after a sigmoid or a ReLU:
     its sign gives y away. Exact for one image; for more than one it refuses.
     """
+    seen.one_message(by="iDLG's label rule")
     (batch_size,) = seen.need("batch_size", by="iDLG's label rule")
     if batch_size != 1:
         raise ValueError(

@@ -51,6 +51,7 @@ class GradientMatch:
         cls, seen: Observation, *, labels: Tensor | None, by: str, distance: Distance = squared_l2
     ) -> "GradientMatch":
         """Take from an observation what it grants, and refuse if that is not enough."""
+        seen.one_message(by=by)
         shape, batch_size = seen.need("image_shape", "batch_size", by=by)
         weight, _ = seen.head()
         return cls(

@@ -42,6 +42,9 @@ class MissingCapability(GleakError):
 class Given:
     """What the attacker holds beside the messages; `None` means: not given.
 
+    Tensors have the trials axis first, but `batch_indices` the rounds. In a protocol with batch
+    indices the oracles cover all items, in the order that the indices count.
+
     The names that begin with `oracle_` come from the private batch itself: no attacker has them,
     a paper may still grant them, and a result that used one says so.
     """
@@ -93,6 +96,8 @@ class Observation:
     defence: str = "none"
 
     def __post_init__(self) -> None:
+        if self.given.weights is False:
+            raise ValueError("weights are given (True) or not given (None), never False")
         if not self.rounds:
             raise ValueError("an observation needs at least one message: pass rounds=(Round(…),)")
         shapes = {name: p.shape for name, p in self.architecture.named_parameters()}
@@ -151,13 +156,33 @@ class Observation:
 
     def head(self) -> tuple[str, str]:
         """Return the names of the last layer's weight and bias."""
-        names = list(self.rounds[0].update)
-        for name, module in reversed(list(self.architecture.named_modules())):
-            if isinstance(module, nn.Linear) and f"{name}.weight" in names:
-                return f"{name}.weight", f"{name}.bias"
-        raise GleakError(
-            "no fully connected layer among the messages: this attack reads the last one"
-        )
+        last = [n for n, m in self.architecture.named_modules() if isinstance(m, nn.Linear)][-1:]
+        names = [f"{n}.{part}" for n in last for part in ("weight", "bias")]
+        if not last or any(n not in self.rounds[0].update for n in names):
+            raise GleakError(
+                "the last fully connected layer, weight and bias, is not among the messages: "
+                "this attack reads it"
+            )
+        return names[0], names[1]
+
+    def one_message(self, *, by: str) -> Round:
+        """Return the only message, or refuse: using the first of several would mislead."""
+        if len(self.rounds) > 1:
+            raise GleakError(
+                f"{by} matches one message, and this observation has {len(self.rounds)}: "
+                "choose one with seen.message(0), or use an attack on several updates"
+            )
+        return self.rounds[0]
+
+    def message(self, index: int) -> "Observation":
+        """Return the observation of one message out of several."""
+        if not 0 <= index < len(self.rounds):
+            raise ValueError(f"message must lie in 0…{len(self.rounds) - 1}, got {index}")
+        indices = self.given.batch_indices
+        given = self.given
+        if indices is not None:
+            given = replace(given, batch_indices=indices[index : index + 1])
+        return replace(self, rounds=(self.rounds[index],), given=given)
 
     def only(self, *prefixes: str) -> "Observation":
         """Return what is left when only the layers named so are seen (per-layer access)."""
@@ -201,7 +226,9 @@ class Observation:
         given = {
             f.name: value[index.to(value.device)]
             for f in fields(Given)
-            if isinstance(value := getattr(self.given, f.name), Tensor) and value.shape[0] == total
+            # batch_indices belong to rounds; every other tensor has the trials axis first.
+            if f.name != "batch_indices"
+            and isinstance(value := getattr(self.given, f.name), Tensor)
         }
         return replace(
             self,

@@ -49,19 +49,21 @@ def published_lbfgs(
     rate: float = 1.0,
     inner: int = 20,
     every: int = 10,
-    stop: float = 0.0,
+    stop: float | Tensor = 0.0,
     progress: Progress | None = None,
 ) -> Solution:
     """Run the loop that DLG was published with, one trial after the other.
 
     `torch.optim.LBFGS` with its defaults (rate 1, `inner` iterations a step, history 100, no line
-    search) for `steps` steps. A trial ends early when its loss falls below `stop` or stops being
-    finite. This is the baseline that the benchmark keeps for ever; it is not meant to be fast.
+    search) for `steps` steps. A trial ends early when its loss falls below `stop` (one number, or
+    one for each trial) or is not finite any more. This is the baseline that the benchmark keeps
+    for ever; it is not meant to be fast.
     """
     if steps < 1 or every < 1:
         raise ValueError(f"steps and every must be at least 1, got {steps} and {every}")
     marks = sorted({0, *range(every, steps, every), steps})
     trials, n = z.shape
+    enough = torch.as_tensor(stop).expand(trials).tolist()
     curve = torch.full((steps + 1, trials), torch.nan, dtype=z.dtype)
     frames = torch.empty((len(marks), trials, n), dtype=z.dtype)
     best, loss, evaluations = z.clone(), torch.full((trials,), torch.inf, dtype=z.dtype), []
@@ -89,7 +91,7 @@ def published_lbfgs(
             finite[t] = math.isfinite(value)
             if progress is not None:
                 progress(t * steps + step, trials * steps, float(loss[t]))
-            if step == steps or not finite[t] or value < stop:
+            if step == steps or not finite[t] or value < enough[t]:
                 break
             optimiser.step(closure)  # pyright: ignore[reportArgumentType]
         for index, mark in enumerate(marks):  # a trial that has ended stands still

@@ -18,11 +18,12 @@ STARTS: Mapping[str, Draw] = {
 """`uniform` is U(0, 1); `normal` is N(0, 1), what DLG was published with."""
 
 
-def make(name: str, shape: Sequence[int], *, seed: int = 0) -> Tensor:
-    """Draw dummy images (T, B, C, H, W) in float64.
+def make(name: str, shape: Sequence[int], *, seed: int | torch.Generator = 0) -> Tensor:
+    """Draw dummy images (T, B, C, H, W) in float64, from a seed or a stream already begun.
 
     Always on the CPU, and in float64 before rounding: one seed is one start on every device and
     in every precision.
     """
     draw = STARTS[choose("start", name, STARTS)]
-    return draw(torch.Size(shape), torch.Generator().manual_seed(seed))
+    stream = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    return draw(torch.Size(shape), stream)

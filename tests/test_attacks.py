@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support import random_batch
 from torch.nn import functional as F
 
-from gleak_core import attacks, clients, data, labels, metrics, models, starts
+from gleak_core import attacks, clients, data, defences, labels, metrics, models, starts
 from gleak_core.device import tolerance
 from gleak_core.objectives import GradientMatch, soft_cross_entropy, squared_l2
 from gleak_core.observation import MissingCapability
@@ -198,3 +198,15 @@ def test_a_diverged_trial_says_so(tiny_net, tiny_batch) -> None:
     update["head.bias"][1] = torch.nan
     found = attacks.dlg(seen, steps=2, start="uniform")
     assert found.status[1] == "diverged" and torch.isfinite(found.images).all()
+
+
+@pytest.mark.parametrize("norm", [1e-3, 1e-2])
+def test_a_small_gradient_is_not_solved_by_having_none(norm: float) -> None:
+    """A dummy without a gradient is within ‖∇W‖² of a clipped one: that is no success."""
+    batch = data.sample("photographs", n=2, size=16, seed=3)
+    net = models.lenet(classes=10, size=16, seed=3)
+    seen = clients.fedsgd(net, batch, each=True, defence=defences.clip(norm))
+    found = attacks.idlg(seen, start="uniform", steps=5, seed=3)
+    score = metrics.score(found, batch)
+    assert not any(s == "solved" and p < 18 for s, p in zip(found.status, score.psnr, strict=True))
+    assert "solved" not in attacks.idlg(seen, start="uniform", steps=1, seed=3).status

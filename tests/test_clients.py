@@ -214,6 +214,36 @@ def test_the_oracles_say_the_truth(tiny_net: nn.Module, tiny_batch: Batch) -> No
     torch.testing.assert_close(given.oracle_inputs[0], z.detach())  # pyright: ignore
 
 
+def test_the_vertical_oracle_holds_every_workers_inputs() -> None:
+    net = models.vertical_net(classes=5, size=16, workers=4, seed=2).double()
+    batch = random_batch(3, size=16)
+    given = clients.vertical(net, batch, give=("oracle_inputs",)).given
+    patches = models.split(batch.images.double(), 4)
+    wanted = [worker.internal_of(p) for worker, p in zip(net.workers, patches, strict=True)]  # pyright: ignore
+    torch.testing.assert_close(given.oracle_inputs, torch.cat(wanted, 1).detach()[None])
+
+
+@pytest.mark.parametrize("protocol", ["horizontal", "vertical"])
+def test_the_server_may_train_between_rounds(protocol: str) -> None:
+    batch, rate = random_batch(4, size=16), 0.3
+    if protocol == "vertical":
+        net = models.vertical_net(classes=5, size=16, workers=4, seed=2).double()
+        picks = torch.tensor([[0, 1], [2, 3]])
+        seen = clients.vertical(net, batch, picks=picks, rate=rate)
+    else:
+        net = models.lenet(classes=5, size=16, width=3, seed=2).double()
+        picks = torch.tensor([[0, 2], [1, 3]])
+        seen = clients.horizontal(
+            net,
+            [batch[:2], batch[2:]],
+            picks=picks[:, :, None] - torch.tensor([0, 2])[:, None],
+            rate=rate,
+        )
+    _, gradients = train(net, batch.images, batch.labels, list(picks), rate)
+    for round, expected in zip(seen.rounds, gradients, strict=True):
+        same(round.update, expected)
+
+
 def test_the_same_seed_makes_the_same_noise(tiny_net: nn.Module, tiny_batch: Batch) -> None:
     def message(seed: int) -> Tensor:
         seen = clients.fedsgd(tiny_net, tiny_batch, defence=defences.gaussian(std=0.1), seed=seed)
@@ -241,6 +271,7 @@ def test_training_on_afterwards_does_not_reach_into_an_observation(
         (lambda n, b: clients.fedavg(n, b, batch_size=9), "must lie in 1…4"),
         (lambda n, b: clients.local_steps(n, b, steps=0, rate=1.0), "steps must be positive"),
         (lambda n, b: clients.local_steps(n, b, steps=1, rate=-1), "rate must be positive"),
+        (lambda n, b: clients.fedavg(n, b, epochs=1.5), "epochs must be a whole number"),  # pyright: ignore
         (lambda n, b: clients.local_steps(n, b, steps=1, rate=1, share="men"), "did you mean"),  # pyright: ignore
         (lambda n, b: clients.vertical(n, b), "models.vertical_net"),
         (lambda n, b: clients.horizontal(n, [b[:1], b[1:]]), "equally much"),

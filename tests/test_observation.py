@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gleak_core import clients
+from gleak_core import attacks, clients, labels, models
 from gleak_core.data import Batch
 from gleak_core.errors import GleakError
 from gleak_core.observation import (
@@ -78,7 +78,7 @@ def test_only_keeps_whole_layers(tiny_net, tiny_batch) -> None:
     assert "layers head" in repr(seen.only("head"))
     with pytest.raises(ValueError, match="did you mean 'head'"):
         seen.only("haed")
-    with pytest.raises(GleakError, match="no fully connected layer"):
+    with pytest.raises(GleakError, match="last fully connected layer"):
         seen.only("features.0").head()
 
 
@@ -142,3 +142,29 @@ def test_a_reconstruction_says_how_it_went() -> None:
     )
     with pytest.raises(ValueError, match="one status per trial"):
         reconstruction([1.0], status=("great",))
+
+
+def test_the_head_is_the_last_layer_and_never_another(tiny_batch) -> None:
+    net = models.cafe_net(classes=5, size=8).double()
+    seen = clients.fedsgd(net, tiny_batch, each=True)
+    assert seen.head() == ("head.weight", "head.bias")
+    with pytest.raises(GleakError, match="last fully connected layer"):
+        labels.idlg(seen.only("hidden"))
+
+
+def test_several_messages_are_not_taken_for_one(tiny_net, tiny_batch) -> None:
+    seen = clients.several(tiny_net, tiny_batch, updates=3, rate=0.1, each=True)
+    for attack in (attacks.dlg, attacks.idlg):
+        with pytest.raises(GleakError, match=r"has 3: choose one with seen.message\(0\)"):
+            attack(seen, steps=1)
+    second = seen.message(1)
+    assert torch.equal(second.rounds[0].update["head.bias"], seen.rounds[1].update["head.bias"])
+    assert attacks.idlg(second, steps=1).trials == 4
+    with pytest.raises(ValueError, match="message must lie in 0…2"):
+        seen.message(3)
+
+
+def test_restarts_leave_the_indices_of_the_rounds_alone(tiny_net, tiny_batch) -> None:
+    seen = clients.horizontal(tiny_net, [tiny_batch[:2], tiny_batch[2:]]).restarts(3)
+    assert seen.trials == 3 and seen.given.batch_indices is not None
+    assert seen.given.batch_indices.tolist() == [[0, 1, 2, 3]]
