@@ -156,14 +156,15 @@ class Observation:
 
     def head(self) -> tuple[str, str]:
         """Return the names of the last layer's weight and bias."""
-        last = [n for n, m in self.architecture.named_modules() if isinstance(m, nn.Linear)][-1:]
-        names = [f"{n}.{part}" for n in last for part in ("weight", "bias")]
-        if not last or any(n not in self.rounds[0].update for n in names):
+        linear = [n for n, m in self.architecture.named_modules() if isinstance(m, nn.Linear)]
+        last = linear[-1] if linear else ""
+        names = f"{last}.weight", f"{last}.bias"
+        if any(n not in self.rounds[0].update for n in names):
             raise GleakError(
                 "the last fully connected layer, weight and bias, is not among the messages: "
                 "this attack reads it"
             )
-        return names[0], names[1]
+        return names
 
     def one_message(self, *, by: str) -> Round:
         """Return the only message, or refuse: using the first of several would mislead."""

@@ -93,7 +93,7 @@ def attack(
     if found.status[0] == "solved":
         typer.echo(
             f"solved: after {starts_said} the gradients agree, "
-            f"so the attacker knows that this is {image.name} without ever having seen it"
+            f"so the attacker may trust that this is {image.name}, without ever having seen it"
         )
     else:
         typer.echo(
