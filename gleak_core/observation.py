@@ -156,8 +156,8 @@ class Observation:
 
     def head(self) -> tuple[str, str]:
         """Return the names of the last layer's weight and bias."""
-        linear = [n for n, m in self.architecture.named_modules() if isinstance(m, nn.Linear)]
-        last = linear[-1] if linear else ""
+        modules = reversed(list(self.architecture.named_modules()))
+        last = next((name for name, module in modules if isinstance(module, nn.Linear)), "")
         names = f"{last}.weight", f"{last}.bias"
         if any(n not in self.rounds[0].update for n in names):
             raise GleakError(
@@ -168,12 +168,13 @@ class Observation:
 
     def one_message(self, *, by: str) -> Round:
         """Return the only message, or refuse: using the first of several would mislead."""
-        if len(self.rounds) > 1:
+        first, *others = self.rounds
+        if others:
             raise GleakError(
                 f"{by} matches one message, and this observation has {len(self.rounds)}: "
                 "choose one with seen.message(0), or use an attack on several updates"
             )
-        return self.rounds[0]
+        return first
 
     def message(self, index: int) -> "Observation":
         """Return the observation of one message out of several."""
