@@ -30,6 +30,7 @@ FLOORS = {
     "statistics": 2,
     "observation": 1,
     "starts": 1,
+    "stacks": 1,
     "solvers": 1,
     "data": 1,
     "models": 1,
@@ -46,9 +47,13 @@ PARTS = {
     "resnet": "models",
     "vertical": "models",
     "datasets": "data",
+    "distances": "objectives",
+    "closed_form": "objectives",
+    "lanes": "objectives",
+    "priors": "objectives",
 }
 ATTACKER = {
-    "attacks", "labels", "objectives", "solvers", "starts", "analytic", "cafe", "text",
+    "attacks", "labels", "objectives", "solvers", "starts", "stacks", "analytic", "cafe", "text",
     "observation",
 }  # fmt: skip
 PRIVATE = {"data", "clients", "metrics", "statistics", "alignment", "models", "defences"}
