@@ -1,117 +1,105 @@
 """The named attacks: each a recipe of label rule, start, objective and solver.
 
-An attack sees an `Observation` and nothing else. These two are the textbook form of DLG and
-iDLG; the published loop they use is also the baseline of every later comparison.
+An attack sees an `Observation` and nothing else. `explain(name)` says what each is made of.
 """
 
-import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Unpack
 
-import torch
-from torch import Tensor
+from gleak_core import labels
+from gleak_core.engine import BUDGET, SOLVED, Options, by_recursion, carry_out
+from gleak_core.observation import Observation, Reconstruction
+from gleak_core.recipes import PUBLISHED, RECIPES, explain
 
-from gleak_core import labels, starts
-from gleak_core.objectives import GradientMatch
-from gleak_core.observation import History, Observation, Reconstruction, Status
-from gleak_core.solvers import Progress, Solution, published_lbfgs
-
-__all__ = ["SOLVED", "dlg", "idlg"]
-
-SOLVED = 1e-7
-"""A gradient distance below this share of ‖∇W‖² counts as solved: a stop the attacker can see.
-
-Relative, or a clipped gradient would count as solved by any dummy without a gradient. It says
-that the gradients agree, not that the pictures do.
-"""
-
-
-def dlg(
-    seen: Observation,
-    *,
-    start: str = "normal",
-    steps: int = 300,
-    rate: float = 1.0,
-    seed: int = 0,
-    every: int = 10,
-    stop: float = 0.0,
-    progress: Progress | None = None,
-) -> Reconstruction:
-    """Deep Leakage from Gradients: optimise image and label together (Zhu et al. 2019, Alg. 1).
-
-    As published: N(0, 1) dummies, squared distance, L-BFGS with rate 1, 300 steps. `stop` ends a
-    trial early, at this share of ‖∇W‖².
-    """
-    return _match(seen, None, "DLG", start, steps, rate, seed, every, stop, progress)
+__all__ = [
+    "ATTACKS",
+    "BUDGET",
+    "PUBLISHED",
+    "RECIPES",
+    "SOLVED",
+    "Options",
+    "analytic",
+    "cpl",
+    "dlg",
+    "explain",
+    "general",
+    "grad_inversion",
+    "idlg",
+    "inverting_gradients",
+]
 
 
-def idlg(
-    seen: Observation,
-    *,
-    start: str = "normal",
-    steps: int = 300,
-    rate: float = 1.0,
-    seed: int = 0,
-    every: int = 10,
-    stop: float = 0.0,
-    progress: Progress | None = None,
-) -> Reconstruction:
+def dlg(seen: Observation, **options: Unpack[Options]) -> Reconstruction:
+    """Deep Leakage from Gradients: optimise image and label together (Zhu et al. 2019, Alg. 1)."""
+    return carry_out("dlg", seen, options)
+
+
+def idlg(seen: Observation, **options: Unpack[Options]) -> Reconstruction:
     """Improved DLG: read the label off the gradient, then optimise the image (Zhao et al. 2020)."""
-    return _match(seen, labels.idlg(seen), "iDLG", start, steps, rate, seed, every, stop, progress)
+    return carry_out("idlg", seen, options)
 
 
-def _match(
-    seen: Observation,
-    known: Tensor | None,
-    name: str,
-    start: str,
-    steps: int,
-    rate: float,
-    seed: int,
-    every: int,
-    stop: float,
-    progress: Progress | None,
-) -> Reconstruction:
-    began = time.perf_counter()
-    objective = GradientMatch.of(seen, labels=known, by=name)
-    shape = (seen.trials, *objective.image_shape)
-    stream = torch.Generator().manual_seed(seed)
-    images = starts.make(start, shape, seed=stream)
-    guess = starts.make("normal", (*shape[:2], objective.classes), seed=stream)
-    squares = [g.double().flatten(1).square().sum(1) for g in objective.target.values()]
-    scale = torch.stack(squares).sum(0).cpu()  # (T,) ‖∇W‖²
-    solution = published_lbfgs(
-        objective,
-        objective.pack(images, guess),
-        steps=steps,
-        rate=rate,
-        every=every,
-        stop=stop * scale,
-        progress=progress,
-    )
-    return Reconstruction(
-        images=objective.images(solution.z),
-        labels=objective.soft_labels(solution.z).argmax(-1),
-        loss=solution.loss,
-        status=_status(solution, scale),
-        history=History(
-            steps=solution.steps,
-            loss=solution.curve,
-            frame_steps=solution.frame_steps,
-            frames=objective.images(solution.frames),
-        ),
-        evaluations=solution.evaluations,
-        seconds=time.perf_counter() - began,
-        attack=name,
-        settings={"start": start, "steps": steps, "rate": rate, "seed": seed, "stop": stop},
-    )
+def cpl(seen: Observation, **options: Unpack[Options]) -> Reconstruction:
+    """Client Privacy Leakage: argmin label, patterned start, a task-loss term (Wei et al. 2020)."""
+    return carry_out("cpl", seen, options)
 
 
-def _status(solution: Solution, scale: Tensor) -> tuple[Status, ...]:
-    """Say what the attacker can tell from the loss: solved, not yet, or worse than it began."""
-    ended = (~solution.curve.isnan()).sum(0).clamp(min=1) - 1  # (T,) each trial's last step
-    last = solution.curve.gather(0, ended[None])[0]
-    solved = solution.loss.cpu().double() < SOLVED * scale
-    worse = ~solution.finite | (last > solution.first_loss)
-    return tuple(
-        "solved" if good else "diverged" if bad else "failed"
-        for good, bad in zip(solved.tolist(), worse.tolist(), strict=True)
+def inverting_gradients(seen: Observation, **options: Unpack[Options]) -> Reconstruction:
+    """Inverting Gradients: the angle of the gradient, and total variation (Geiping et al. 2020)."""
+    return carry_out("inverting_gradients", seen, options)
+
+
+def grad_inversion(seen: Observation, **options: Unpack[Options]) -> Reconstruction:
+    """GradInversion: unique labels, fidelity terms, a group of seeds (Yin et al. 2021).
+
+    The group is made of the `trials` against one message: take several.
+    """
+    return carry_out("grad_inversion", seen, options)
+
+
+def general(seen: Observation, *, rounds: int = 1, **options: Unpack[Options]) -> Reconstruction:
+    """General deep leakage: label counts, bounded pixels, several updates (Geng et al. 2021).
+
+    With `rounds` > 1 the images found are used to count the labels again, and the attack goes on
+    from there: the fixed point labels → images → p → labels. Weights are matched by angle (Eq. 24).
+    """
+    if seen.kind == "weights":
+        options = {"distance": "cosine_per_layer", **options}
+    found = carry_out("general", seen, options)
+    for _ in range(rounds - 1):
+        # The same message may have been attacked by several trials: the best one counts.
+        trials = found.trials // seen.trials
+        again = labels.refine(seen, found.best(trials).images)
+        found = _after(found, carry_out("general", seen, {**options, "labels": again}))
+    return found
+
+
+def analytic(seen: Observation, *, polish: int = 0, **options: Unpack[Options]) -> Reconstruction:
+    """Rebuild the image by linear algebra, layer by layer; then polish it by so many steps.
+
+    One image per message, and a network of `analytic`'s class; without `polish` no optimiser runs.
+    """
+    if polish:
+        return carry_out("idlg", seen, {"start": "analytic", "steps": polish, **options})
+    return by_recursion(seen)
+
+
+ATTACKS: dict[str, Callable[..., Reconstruction]] = {
+    "dlg": dlg,
+    "idlg": idlg,
+    "cpl": cpl,
+    "inverting_gradients": inverting_gradients,
+    "grad_inversion": grad_inversion,
+    "general": general,
+    "analytic": analytic,
+}
+
+
+def _after(first: Reconstruction, then: Reconstruction) -> Reconstruction:
+    """Return the second attack with the cost of both."""
+    return replace(
+        then,
+        evaluations=first.evaluations + then.evaluations,
+        seconds=first.seconds + then.seconds,
     )

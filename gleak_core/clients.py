@@ -416,6 +416,9 @@ def _observe(
     }
     if "oracle_inputs" in give:
         facts["oracle_inputs"] = _inputs(model, images)
+    if "oracle_logits" in give:
+        with torch.no_grad():
+            facts["oracle_logits"] = model(images.flatten(0, 1)).unflatten(0, images.shape[:2])
     impossible = [n for n in give if n not in facts]
     if impossible:
         raise ValueError(f"{protocol}: this protocol has no {impossible[0]} to give")

@@ -1,10 +1,10 @@
 """The gradient distance of a plain stack and its gradient, written out: no autograd graph.
 
 One forward pass, one backward pass for the fake gradient, and the adjoint of both. With
-z_l = W_l a_{l−1} + b_l, a_l = σ(z_l), e_l = W_{l+1}ᵀ δ_{l+1}, δ_l = σ′(z_l) e_l, δ_L = (p − q)/B the
-fake gradient is G_l = Σ_b δ_l a_{l−1}ᵀ, and the adjoint recursion runs once up (through the backward
-pass) and once down (through the forward pass). All dense work is `unfold` and `bmm` over T·B
-samples at once, and nothing is kept for a second time.
+z_l = W_l a_{l−1} + b_l, a_l = σ(z_l), e_l = W_{l+1}ᵀ δ_{l+1}, δ_l = σ′(z_l) e_l and
+δ_L = (p − q)/B the fake gradient is G_l = Σ_b δ_l a_{l−1}ᵀ; the adjoint recursion runs once up
+(through the backward pass) and once down (through the forward pass). All dense work is `unfold`
+and `bmm` over T·B samples at once.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from gleak_core.distances import Distance, slope
 from gleak_core.observation import Update, Weights
 from gleak_core.stacks import SLOPES, Layer
 
-__all__ = ["value_and_grad"]
+__all__ = ["logits", "value_and_grad"]
 
 
 def value_and_grad(
@@ -78,11 +78,17 @@ def value_and_grad(
     for at in range(last, -1, -1):
         weight = residual.get(f"{stack[at].name}.weight")
         arriving = maps[at].transpose(down, weight)
-        if at > 0:
-            down = bent[at - 1] + first[at - 1] * arriving
-        else:
-            down = arriving
+        down = bent[at - 1] + first[at - 1] * arriving if at > 0 else arriving
     return value, down.view_as(images), -wish.view_as(soft)
+
+
+def logits(stack: Sequence[Layer], weights: Weights, images: Tensor) -> Tensor:
+    """Return the answers of a stack to images (N, C, H, W): (N, K)."""
+    a = images
+    for layer in stack:
+        m = _Conv(layer, weights) if layer.kernel else _Linear(layer, weights)
+        a = SLOPES[layer.act](m.forward(a))[0]
+    return a
 
 
 class _Linear:

@@ -1,28 +1,38 @@
 """What an attack minimises: the distance between the dummy's gradient and the one it saw.
 
-An objective is a function of a flat vector per trial, z (T, n), and gives value and gradient.
-The solvers see nothing else.
+An objective is a function of a flat vector per trial, z (T, n), and gives value and gradient; the
+solvers see nothing else. Objectives add up: a `Total` of gradient matches and penalties is one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value, vmap
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from gleak_core import closed_form, lanes, stacks
+from gleak_core.distances import Distance, squared_l2
+from gleak_core.errors import choose
 from gleak_core.observation import Observation, Update, Weights
+from gleak_core.pool import Objective
 
-__all__ = ["Distance", "GradientMatch", "soft_cross_entropy", "squared_l2"]
+__all__ = [
+    "EVALUATORS",
+    "Dummies",
+    "GradientMatch",
+    "Repeated",
+    "Total",
+    "soft_cross_entropy",
+    "some",
+]
 
-Distance = Callable[[Update, Update], Tensor]
-
-
-def squared_l2(fake: Update, seen: Update) -> Tensor:
-    """Return ‖∇W′ − ∇W‖², summed over every parameter that was seen (Zhu et al. 2019, Eq. 4)."""
-    return torch.stack([(fake[n] - g).square().sum() for n, g in seen.items()]).sum()
+EVALUATORS = ("auto", "lanes", "closed_form", "vmap", "autograd")
+_SMALL = 8 * 32 * 32
+"""B·H·W up to which it pays to evaluate trials side by side; beyond, one by one (measured)."""
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -30,103 +40,311 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * F.log_softmax(logits, -1)).sum(-1).mean()
 
 
+def some(thing: Any, keep: Tensor) -> Any:
+    """Return the trials in `keep` of a tensor, a dict of tensors or anything that compacts."""
+    if isinstance(thing, Tensor):
+        return thing[keep.to(thing.device)]
+    if isinstance(thing, dict):
+        return {name: some(value, keep) for name, value in thing.items()}
+    return thing.compact(keep) if hasattr(thing, "compact") else thing
+
+
+@dataclass(frozen=True)
+class Dummies:
+    """How dummy images and labels lie in z (T, n).
+
+    The images come first; where `labels` is None the logits of the dummy labels follow them (DLG's
+    joint label), with `labels` (T, B) the labels are fixed (iDLG).
+    """
+
+    image_shape: tuple[int, ...]  # (B, C, H, W)
+    classes: int
+    labels: Tensor | None
+
+    def pack(self, images: Tensor, label_logits: Tensor | None = None) -> Tensor:
+        """Flatten dummies into z (T, n)."""
+        parts = (
+            [images] if self.labels is not None or label_logits is None else [images, label_logits]
+        )
+        return torch.cat([p.flatten(1).to(images) for p in parts], 1)
+
+    def images(self, z: Tensor) -> Tensor:
+        """Return the dummy images in z (…, n) as (…, B, C, H, W)."""
+        return z[..., : self.pixels].unflatten(-1, self.image_shape)
+
+    def soft_labels(self, z: Tensor) -> Tensor:
+        """Return the dummy labels in z (T, n), or the fixed ones, as probabilities (T, B, K)."""
+        if self.labels is None:
+            return z[..., self.pixels :].unflatten(-1, (-1, self.classes)).softmax(-1)
+        # Not one_hot(): on some devices it reads the labels back to check them.
+        return (self.labels[..., None] == self._kinds).to(z)
+
+    def compact(self, keep: Tensor) -> "Dummies":
+        """Return the same for some of the trials."""
+        return self if self.labels is None else replace(self, labels=some(self.labels, keep))
+
+    @cached_property
+    def pixels(self) -> int:
+        """The number of unknowns that are pixels."""
+        return torch.Size(self.image_shape).numel()
+
+    @property
+    def unknowns(self) -> int:
+        """The length of z."""
+        return self.pixels + (self.image_shape[0] * self.classes if self.labels is None else 0)
+
+    @cached_property
+    def _kinds(self) -> Tensor:
+        assert self.labels is not None
+        return torch.arange(self.classes, device=self.labels.device)
+
+
+@dataclass(frozen=True)
+class Total:
+    """The weighted sum of objectives of the same dummies."""
+
+    parts: tuple[tuple[float, Objective], ...]
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums of values (T,) and gradients (T, n)."""
+        both = [(c, *part.value_and_grad(z)) for c, part in self.parts]
+        values = torch.stack([c * value for c, value, _ in both]).sum(0)
+        gradient = both[0][0] * both[0][2]
+        for c, _, g in both[1:]:
+            gradient = gradient + c * g
+        return values, gradient
+
+    def compact(self, keep: Tensor) -> "Total":
+        """Return the sum for some of the trials."""
+        return Total(tuple((c, part.compact(keep)) for c, part in self.parts))
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """An objective with every trial `times` over: many starts against one message.
+
+    Nothing is copied before a pool takes some of the trials.
+    """
+
+    once: Objective
+    times: int
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return values (T·times,) and gradients of all of them."""
+        return self.compact(torch.arange(len(z), device=z.device)).value_and_grad(z)
+
+    def compact(self, keep: Tensor) -> Objective:
+        """Return the objective of some of the trials."""
+        return self.once.compact(keep // self.times)
+
+
 @dataclass(frozen=True)
 class GradientMatch:
-    """The gradient distance of T independent dummies, as a function of z.
+    """The distance between the dummies' gradient and a message, as a function of z.
 
-    z holds the dummy images and, where `labels` is None, the logits of the dummy labels after
-    them (DLG's joint label); with `labels` (T, B) the labels are fixed (iDLG).
+    There are four ways to the same number. `closed_form` (a plain stack, written out), `lanes` (the
+    same in SIMD, one image per trial, on a CPU), `vmap` (any network), `autograd` (any network, one
+    trial at a time: best where a trial is large). `auto` chooses by the network and by size.
     """
 
     architecture: nn.Module
     weights: Weights
     target: Update  # (T, *shape) each
-    image_shape: tuple[int, ...]  # (B, C, H, W)
-    classes: int
-    labels: Tensor | None
-    distance: Distance = squared_l2
+    dummies: Dummies
+    distance: Distance
+    evaluator: str
+    stack: tuple[stacks.Layer, ...] = ()
 
     @classmethod
     def of(
-        cls, seen: Observation, *, labels: Tensor | None, by: str, distance: Distance = squared_l2
+        cls,
+        seen: Observation,
+        *,
+        labels: Tensor | None,
+        by: str,
+        distance: Distance = squared_l2,
+        evaluator: str = "auto",
+        round: int = 0,
     ) -> "GradientMatch":
         """Take from an observation what it grants, and refuse if that is not enough."""
-        seen.one_message(by=by)
+        choose("evaluator", evaluator, EVALUATORS)
         shape, batch_size = seen.need("image_shape", "batch_size", by=by)
         weight, _ = seen.head()
-        return cls(
+        match = cls(
             architecture=seen.architecture,
-            weights=seen.weights(by=by),
-            target=seen.gradient(by=by),
-            image_shape=(batch_size, *shape),
-            classes=seen.rounds[0].update[weight].shape[1],
-            labels=labels,
+            weights=seen.weights(by=by, round=round),
+            target=seen.gradient(round, by=by),
+            dummies=Dummies((batch_size, *shape), seen.rounds[0].update[weight].shape[1], labels),
             distance=distance,
+            evaluator="vmap",
         )
+        stack = match._read()
+        return replace(match, stack=stack, evaluator=match._choose(evaluator, stack))
 
-    def pack(self, images: Tensor, label_logits: Tensor) -> Tensor:
-        """Flatten dummies into z (T, n), in the precision and on the device of the messages."""
-        like = next(iter(self.target.values()))
-        parts = [images] if self.labels is not None else [images, label_logits]
-        return torch.cat([p.flatten(1).to(like) for p in parts], 1)
-
-    def images(self, z: Tensor) -> Tensor:
-        """Return the dummy images in z (…, n) as (…, B, C, H, W)."""
-        return z[..., : self._pixels].unflatten(-1, self.image_shape)
-
-    def soft_labels(self, z: Tensor) -> Tensor:
-        """Return the dummy labels in z (…, n), or the fixed ones, as probabilities (…, B, K)."""
-        if self.labels is None:
-            return z[..., self._pixels :].unflatten(-1, (-1, self.classes)).softmax(-1)
-        return F.one_hot(self.labels, self.classes).to(z)
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss (T,) and its gradient (T, n)."""
+        return getattr(self, f"_{self.evaluator}")(z)
 
     def compact(self, keep: Tensor) -> "GradientMatch":
         """Return the same objective for some of the trials only."""
         return replace(
             self,
-            weights={n: w[keep] if self._stacked(n) else w for n, w in self.weights.items()},
-            target={n: g[keep] for n, g in self.target.items()},
-            labels=None if self.labels is None else self.labels[keep],
+            weights={n: some(w, keep) if self._stacked(n) else w for n, w in self.weights.items()},
+            target=some(self.target, keep),
+            dummies=self.dummies.compact(keep),
+            distance=some(self.distance, keep),
         )
 
-    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss (T,) and its gradient (T, n)."""
-        # One trial by plain autograd, as published: `vmap` costs more than it saves there.
-        return self._one(z) if len(z) == 1 else self._mapped(z)
+    @property
+    def scale(self) -> Tensor:
+        """Return how far no gradient at all is from the message (T,); for ‖·‖², that is ‖∇W‖²."""
+        return self.distance({n: torch.zeros_like(g) for n, g in self.target.items()}, self.target)
 
-    def _one(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        z = z.detach().requires_grad_()
-        weights = {n: w[0] if self._stacked(n) else w for n, w in self.weights.items()}
-        own = {n: weights[n].detach().requires_grad_() for n in self._dims}
-        logits = functional_call(self.architecture, weights | own, (self.images(z)[0],))
-        loss = soft_cross_entropy(logits, self.soft_labels(z)[0])
-        fake = torch.autograd.grad(loss, list(own.values()), create_graph=True)
-        seen = {n: g[0] for n, g in self.target.items()}
-        value = self.distance(dict(zip(own, fake, strict=True)), seen)
-        (gradient,) = torch.autograd.grad(value, z)
-        return value.detach()[None], gradient
+    @cached_property
+    def floats(self) -> int:
+        """About how many numbers one trial needs while it is evaluated."""
+        counted = 4 * sum(g[0].numel() for g in self.target.values())
 
-    def _mapped(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        def count(module: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
+            nonlocal counted
+            counted += 10 * out.numel()
+            if isinstance(module, nn.Conv2d):  # its input, unfolded, and what is folded back
+                counted += 3 * out[:, 0].numel() * module.weight[0].numel()
+
+        leaves = [m for m in self.architecture.modules() if not list(m.children())]
+        hooks = [m.register_forward_hook(count) for m in leaves]
+        try:
+            like = next(self.architecture.parameters())  # on the meta device: shapes only
+            self.architecture(like.new_empty(self.dummies.image_shape))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return counted
+
+    def answer(
+        self, images: Tensor, layers: Sequence[str] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the network's logits (T, B, K) for images, and the inputs of named layers."""
+        axes = {n: 0 if self._stacked(n) else None for n in self.weights}
+
+        def one(weights: Weights, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            caught: dict[str, Tensor] = {}
+
+            def keep(name: str, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+                caught[name] = given[0]
+
+            hooks = [
+                self.architecture.get_submodule(name).register_forward_pre_hook(partial(keep, name))
+                for name in layers
+            ]
+            try:
+                return functional_call(self.architecture, weights, (x,)), caught
+            finally:
+                for hook in hooks:
+                    hook.remove()
+
+        return vmap(one, in_dims=(axes, 0))(self.weights, images)
+
+    # --- the four ways ------------------------------------------------------------------------
+
+    def _lanes(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self._written_out(z, self._in_lanes)
+
+    def _closed_form(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        fixed = (self.stack, self.weights, self.target, self.distance)
+        return self._written_out(z, partial(closed_form.value_and_grad, *fixed))
+
+    @torch.no_grad()
+    def _written_out(self, z: Tensor, evaluate: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+        soft = self.dummies.soft_labels(z)
+        value, images, labels = evaluate(self.dummies.images(z), soft)
+        if self.dummies.labels is not None:
+            return value, images.flatten(1)
+        logits = soft * (labels - (soft * labels).sum(-1, keepdim=True))  # through the softmax
+        return value, torch.cat([images.flatten(1), logits.flatten(1)], 1)
+
+    def _vmap(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if len(z) == 1:  # `vmap` costs more than it saves there
+            return self._autograd(z)
         own = {n: self.weights[n] for n in self._dims}
         fixed = {n: w for n, w in self.weights.items() if n not in own}
         axes = {n: 0 if self._stacked(n) else None for n in own}
 
-        def match(z: Tensor, weights: Weights, seen: Update, known: Tensor) -> Tensor:
-            soft = known if self.labels is not None else self.soft_labels(z)
+        def loss(w: Weights, images: Tensor, soft: Tensor) -> Tensor:
+            logits = functional_call(self.architecture, w | fixed, (images,))
+            return soft_cross_entropy(logits, soft)
 
-            def loss(w: Weights) -> Tensor:
-                logits = functional_call(self.architecture, w | fixed, (self.images(z),))
-                return soft_cross_entropy(logits, soft)
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            gradient = vmap(grad(loss), in_dims=(axes, 0, 0))
+            fake = gradient(own, self.dummies.images(z), self.dummies.soft_labels(z))
+            value = self.distance(fake, self.target)
+            (slope,) = torch.autograd.grad(value.sum(), z)
+        return value.detach(), slope
 
-            return self.distance(grad(loss)(weights), seen)
+    def _autograd(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if len(z) == 1:
+            return self._one(z)
+        rows = torch.arange(len(z), device=z.device).split(1)
+        both = [self.compact(row)._one(z[row]) for row in rows]
+        values, gradients = zip(*both, strict=True)
+        return torch.cat(values), torch.cat(gradients)
 
-        both = vmap(grad_and_value(match), in_dims=(0, axes, 0, 0))
-        gradient, value = both(z, own, self.target, self.soft_labels(z))
-        return value.detach(), gradient.detach()
+    def _one(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Zhu et al.'s closure: a gradient with a graph, and one backward pass through it."""
+        z = z.detach().requires_grad_()
+        weights = {n: w[0] if self._stacked(n) else w for n, w in self.weights.items()}
+        own = {n: weights[n].detach().requires_grad_() for n in self._dims}
+        with torch.enable_grad():
+            images, soft = self.dummies.images(z)[0], self.dummies.soft_labels(z)[0]
+            logits = functional_call(self.architecture, weights | own, (images,))
+            loss = soft_cross_entropy(logits, soft)
+            fake = torch.autograd.grad(loss, list(own.values()), create_graph=True)
+            named = {n: g[None] for n, g in zip(own, fake, strict=True)}
+            value = self.distance(named, self.target)
+            (slope,) = torch.autograd.grad(value.sum(), z)
+        return value.detach(), slope
+
+    # --- what the network is ------------------------------------------------------------------
+
+    def _choose(self, wish: str, stack: Sequence[stacks.Layer]) -> str:
+        """Return the fastest evaluator that fits, or the one wished for, or refuse."""
+        batch, _, height, width = self.dummies.image_shape
+        small = batch * height * width <= _SMALL
+        if wish in ("vmap", "autograd"):
+            return wish
+        if not stack:
+            if wish == "auto":
+                return "vmap" if small else "autograd"
+            raise ValueError(
+                f"evaluator {wish!r} is for stacks of convolutions, activations and linear layers "
+                "whose weights all trials share: use evaluator='auto'"
+            )
+        fits = lanes.supports(stack, self.weights, self.target, self.distance, batch)
+        if wish == "lanes" and not fits:
+            raise ValueError(
+                "evaluator 'lanes' is for one image per trial, the squared distance and a CPU, "
+                "and needs numba (pip install 'gleak[fast]'): use evaluator='auto'"
+            )
+        return "lanes" if fits and small and wish != "closed_form" else "closed_form"
+
+    def _read(self) -> tuple[stacks.Layer, ...]:
+        """Return the network as a plain stack, if it is one and computes what it looks like."""
+        layers = stacks.read(self.architecture)
+        if layers is None or any(self._stacked(n) for n in self._dims):
+            return ()
+        _, *shape = self.dummies.image_shape
+        probe = torch.linspace(0, 1, torch.Size(shape).numel()).view(1, *shape)
+        probe = probe.to(next(iter(self.weights.values())))
+        with torch.no_grad():
+            told = functional_call(self.architecture, self.weights, (probe,))
+            read = closed_form.logits(layers, self.weights, probe)
+        same = told.shape == read.shape and torch.allclose(told, read, 1e-3, 1e-4)
+        return layers if same else ()
 
     @cached_property
-    def _pixels(self) -> int:
-        return torch.Size(self.image_shape).numel()
+    def _in_lanes(self) -> Callable[..., Any]:
+        return lanes.Lanes(self.stack, self.weights, self.target)
 
     @cached_property
     def _dims(self) -> dict[str, int]:

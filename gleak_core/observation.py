@@ -62,6 +62,7 @@ class Given:
     oracle_labels: Annotated[Tensor | None, "the private labels"] = None
     oracle_tv_level: Annotated[Tensor | None, "the total variation of the private images"] = None
     oracle_inputs: Annotated[Tensor | None, "the inputs of the first fully connected layer"] = None
+    oracle_logits: Annotated[Tensor | None, "the network's answers to the private images"] = None
 
     def __iter__(self) -> Iterator[str]:
         return (f.name for f in fields(self) if getattr(self, f.name) is not None)

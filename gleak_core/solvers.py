@@ -1,44 +1,57 @@
-"""Minimisers. They see `value_and_grad(z[T, n])` and `compact(keep)`: nothing of images."""
+"""Minimisers by name. They see `value_and_grad(z[T, n])` and `compact(keep)`: nothing of images."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, Self
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["Objective", "Progress", "Solution", "published_lbfgs"]
+from gleak_core.descent import Descent
+from gleak_core.errors import choose
+from gleak_core.lbfgs import LBFGS
+from gleak_core.pool import Method, Objective, Progress, Solution, minimise
 
-Progress = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, best loss so far)."""
+__all__ = [
+    "LBFGS",
+    "SOLVERS",
+    "Descent",
+    "Method",
+    "Objective",
+    "Progress",
+    "Solution",
+    "method",
+    "minimise",
+    "published_lbfgs",
+]
+
+SOLVERS: Mapping[str, str] = {
+    "lbfgs": "L-BFGS that accepts a step only if the value falls enough (Armijo)",
+    "plain_lbfgs": "L-BFGS that takes every step, the rule DLG was published with, batched",
+    "adam": "Adam (Kingma & Ba 2015)",
+    "signed_adam": "Adam on the signs of the gradient, the rate in drops (Geiping et al. 2020)",
+    "sign_descent": "steps along the signs of the gradient",
+    "normalised_descent": "steps of one length along the gradient",
+    "descent": "plain gradient descent",
+    "published_lbfgs": "DLG's own loop: torch.optim.LBFGS, 20 iterations a step, trial by trial",
+}
+_DROPS = (3 / 8, 5 / 8, 7 / 8)  # Geiping et al. 2020, appendix: a tenth each time
 
 
-class Objective(Protocol):
-    """What a solver needs of a problem with T independent trials."""
-
-    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return values (T,) and gradients (T, n)."""
-        ...
-
-    def compact(self, keep: Tensor) -> Self:
-        """Return the problem for the trials in `keep` only."""
-        ...
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The best iterate of each trial, and the way there."""
-
-    z: Tensor  # (T, n)
-    loss: Tensor  # (T,)
-    first_loss: Tensor  # (T,)
-    steps: Tensor  # (S,)
-    curve: Tensor  # (S, T); NaN after a trial has ended
-    frame_steps: Tensor  # (F,)
-    frames: Tensor  # (F, T, n)
-    evaluations: Tensor  # (T,)
-    finite: Tensor  # (T,) False where the iteration blew up
+def method(name: str, *, steps: int, rate: float, history: int = 20, pixels: int = 0) -> Method:
+    """Return a batched method by name; `pixels` > 0 keeps so many unknowns in [0, 1] (descent)."""
+    choose("solver", name, [n for n in SOLVERS if n != "published_lbfgs"])
+    if name in ("lbfgs", "plain_lbfgs"):
+        return LBFGS(history, rate, "armijo" if name == "lbfgs" else "none")
+    direction = {"sign_descent": "sign", "normalised_descent": "normalised", "descent": "plain"}
+    signed = name == "signed_adam"
+    return Descent(
+        rate=rate,
+        steps=steps,
+        direction=direction.get(name, "adam"),
+        signed=signed,
+        drops=_DROPS if signed else (),
+        box=pixels,
+    )
 
 
 def published_lbfgs(
@@ -59,9 +72,9 @@ def published_lbfgs(
     one for each trial) or is not finite any more. This is the baseline that the benchmark keeps
     for ever; it is not meant to be fast.
     """
-    if steps < 1 or every < 1:
-        raise ValueError(f"steps and every must be at least 1, got {steps} and {every}")
-    marks = sorted({0, *range(every, steps, every), steps})
+    if steps < 1 or every < 0:
+        raise ValueError(f"steps must be at least 1 and every at least 0, got {steps}, {every}")
+    marks = sorted({0, *(range(every, steps, every) if every else ()), steps})
     trials, n = z.shape
     enough = torch.as_tensor(stop).expand(trials).tolist()
     curve = torch.full((steps + 1, trials), torch.nan, dtype=z.dtype)

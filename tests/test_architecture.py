@@ -50,7 +50,12 @@ PARTS = {
     "distances": "objectives",
     "closed_form": "objectives",
     "lanes": "objectives",
-    "priors": "objectives",
+    "penalties": "objectives",
+    "pool": "solvers",
+    "recipes": "attacks",
+    "engine": "attacks",
+    "lbfgs": "solvers",
+    "descent": "solvers",
 }
 ATTACKER = {
     "attacks", "labels", "objectives", "solvers", "starts", "stacks", "analytic", "cafe", "text",
