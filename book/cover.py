@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 batch = data.sample("photographs", indices=[1], size=32)
 model = models.lenet(classes=len(batch.classes), size=32, seed=0)
 seen = clients.fedsgd(model, batch)
-found = attacks.idlg(seen, start="uniform", steps=100, seed=0, every=1)
+found = attacks.idlg(seen, published=True, start="uniform", steps=100, seed=0, every=1)
 print(found)
 shown = [0, 2, 5, 20, 100]
 frames = [found.history.frames[step, 0, 0] for step in shown]

@@ -48,13 +48,18 @@ def l2_per_layer(fake: Update, seen: Update) -> Tensor:
 def cosine(fake: Update, seen: Update) -> Tensor:
     """Return 1 − ⟨∇W′, ∇W⟩ / (‖∇W′‖ ‖∇W‖) over all parameters (Geiping et al. 2020, Eq. 4)."""
     inner = _total([(fake[n] * g).flatten(1).sum(1) for n, g in seen.items()])
-    norms = _total([_square(fake[n]) for n in seen]) * _total([_square(g) for g in seen.values()])
-    return 1 - inner / (norms + _TINY).sqrt()
+    squares = [_total([_square(u[n]) for n in seen]) for u in (fake, seen)]
+    # A root of each: the product of both squares would drown in _TINY where gradients vanish.
+    return 1 - inner / ((squares[0] + _TINY).sqrt() * (squares[1] + _TINY).sqrt())
 
 
 def cosine_per_layer(fake: Update, seen: Update) -> Tensor:
-    """Return Σ_l (1 − cos) with the angle of each layer on its own (Geng et al. 2021, Eq. 24)."""
-    return _total([cosine({n: fake[n]}, {n: g}) for n, g in seen.items()])
+    """Return Σ_l (1 − cos) with the angle of each layer on its own (Geng et al. 2021, Eq. 24).
+
+    A layer of zeros has no angle, and counts nothing: dead units, or pruned away.
+    """
+    each = [torch.where(_square(g) > 0, cosine({n: fake[n]}, {n: g}), 0) for n, g in seen.items()]
+    return _total(each)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +109,8 @@ def slope(distance: Distance, fake: Update, seen: Update) -> tuple[Tensor, Updat
     leaves = {n: g.detach().requires_grad_() for n, g in fake.items() if n in seen}
     with torch.enable_grad():
         value = distance(leaves, seen)
-        slopes = torch.autograd.grad(value.sum(), list(leaves.values()))
+        # A distance may look at some layers only.
+        slopes = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
     return value.detach(), dict(zip(leaves, slopes, strict=True))
 
 

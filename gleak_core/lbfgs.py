@@ -73,7 +73,8 @@ class LBFGS:
         finite = value.isfinite() & gradient.isfinite().all(1)
         accept = finite
         if self.rule == "armijo":
-            accept = finite & (value <= f + _ARMIJO * t * slope)
+            # Strictly lower: where rounding hides the slope, equal values would go on for ever.
+            accept = finite & (value <= f + _ARMIJO * t * slope) & (value < f)
         change = gradient - g
         keep = accept[:, None]
         state = dict(

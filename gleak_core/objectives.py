@@ -143,7 +143,7 @@ class GradientMatch:
     """The distance between the dummies' gradient and a message, as a function of z.
 
     There are four ways to the same number. `closed_form` (a plain stack, written out), `lanes` (the
-    same in SIMD, one image per trial, on a CPU), `vmap` (any network), `autograd` (any network, one
+    same in SIMD, on a CPU), `vmap` (any network), `autograd` (any network, one
     trial at a time: best where a trial is large). `auto` chooses by the network and by size.
     """
 
@@ -320,10 +320,13 @@ class GradientMatch:
                 f"evaluator {wish!r} is for stacks of convolutions, activations and linear layers "
                 "whose weights all trials share: use evaluator='auto'"
             )
-        fits = lanes.supports(stack, self.weights, self.target, self.distance, batch)
+        shape = (len(next(iter(self.target.values()))), *self.dummies.image_shape)
+        fits = lanes.available() and lanes.supports(
+            stack, self.weights, self.target, self.distance, shape
+        )
         if wish == "lanes" and not fits:
             raise ValueError(
-                "evaluator 'lanes' is for one image per trial, the squared distance and a CPU, "
+                "evaluator 'lanes' is for the squared distance of a whole message on a CPU, "
                 "and needs numba (pip install 'gleak[fast]'): use evaluator='auto'"
             )
         return "lanes" if fits and small and wish != "closed_form" else "closed_form"

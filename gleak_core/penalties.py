@@ -61,7 +61,7 @@ def l2(x: Tensor) -> Tensor:
 
 
 def clip(x: Tensor) -> Tensor:
-    """Return how far x leaves [0, 1], ‖x − clip(x)‖₂ (Geng et al. 2021, Eq. 17)."""
+    """Return the ℓ2 norm of what leaves [0, 1] (Geng et al. 2021, Eq. 17)."""
     return _norm(x - x.clamp(0, 1))
 
 

@@ -356,7 +356,7 @@ def test_a_book_that_cannot_be_built_is_a_sentence(monkeypatch: pytest.MonkeyPat
 
 # --- attack ------------------------------------------------------------------------------------
 
-QUICK = ("--size", "8", "--steps", "40")
+QUICK = ("--size", "8", "--steps", "800")
 
 
 def test_a_picture_is_leaked(picture: Path, tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_restarts_end_with_the_first_success_and_the_best_is_kept(
 ) -> None:
     ends = [(5.0, "diverged"), (0.2, "failed"), (float("inf"), "diverged"), (1e-6, "solved")]
     seeds: list[int] = []
-    real = attacks.idlg
+    real: Any = attacks.idlg
 
     def scripted(seen: Any, **options: Any) -> Any:
         seeds.append(options["seed"])

@@ -37,9 +37,12 @@ def attack(
         int, typer.Option(help="Its central square is resized to so many pixels.", min=8, max=224)
     ] = 32,
     start: Annotated[
-        str, typer.Option(help="Where it begins: uniform noise, or normal as DLG was published.")
-    ] = "uniform",
-    steps: Annotated[int, typer.Option(help="Steps of the optimiser.", min=1)] = 300,
+        str,
+        typer.Option(
+            help="Where it begins: grey, uniform noise, level-2, or normal as DLG was published."
+        ),
+    ] = "grey",
+    steps: Annotated[int, typer.Option(help="Steps of the optimiser.", min=1)] = 3000,
     restarts: Annotated[
         int, typer.Option(help="Try so many starts, until one succeeds.", min=1)
     ] = 3,
@@ -68,7 +71,7 @@ def attack(
     from gleak_core.errors import choose
 
     choose("attack", method, ATTACKS)
-    choose("start", start, starts.STARTS)
+    starts.find(start)
     guard, where = defend(defence or ()), pick(device)
     batch = data.from_image(image, size, classes=CLASSES)
     folder = out or Path(f"gleak-attack-{image.stem}")

@@ -47,7 +47,7 @@ def evaluations(repeats: int) -> list[dict[str, object]]:
     for trials in (1, 8, 32):
         objective = GradientMatch.of(seen.select(range(trials)), labels=None, by="benchmark")
         x = starts.make("uniform", (trials, 1, 3, 32, 32))
-        z = objective.pack(x, starts.make("normal", (trials, 1, 100)))
+        z = objective.dummies.pack(x, starts.make("normal", (trials, 1, 100)))
         ways[f"GradientMatch, {trials} trials"] = (
             trials,
             lambda objective=objective, z=z: objective.value_and_grad(z),
@@ -78,7 +78,9 @@ def leaks(images: int, steps: int) -> list[dict[str, object]]:
     rows = []
     for start in ("normal", "uniform"):
         began = time.process_time()
-        found = attacks.dlg(seen, start=start, steps=steps, stop=attacks.SOLVED, seed=2)
+        found = attacks.dlg(
+            seen, published=True, start=start, steps=steps, stop=attacks.SOLVED, seed=2
+        )
         spent = time.process_time() - began
         leaked = int((metrics.score(found, batch).psnr >= 30).sum())
         rows.append(
