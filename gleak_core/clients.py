@@ -188,7 +188,8 @@ def several(
     step, weights, messages = _per_trial(gradient, model), _expand(start, len(images)), []
     for _ in range(updates):
         update = step(weights, images, labels)
-        messages.append((update, weights))
+        # Buffers stay as they are: no trials axis, which only parameters grow.
+        messages.append((update, {n: w if n in update else start[n] for n, w in weights.items()}))
         weights = _descend(weights, update, rate)
     return _observe(
         model,

@@ -131,9 +131,12 @@ class GroupConsistency:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return each trial's squared distance from the consensus of its group."""
-        same = (self.group[:, None] == self.group).to(x)  # (T, T)
-        mean = (same / same.sum(1, keepdim=True)) @ x.flatten(1)
-        return (x.flatten(1) - mean.detach()).square().sum(1)
+        flat = x.flatten(1)
+        runs = flat.detach().isfinite().all(1)  # one that blew up takes nobody with it
+        same = ((self.group[:, None] == self.group) & runs).to(x)  # (T, T)
+        weight = same / same.sum(1, keepdim=True).clamp(min=1)
+        mean = weight @ torch.where(runs[:, None], flat.detach(), 0)
+        return (flat - mean).square().sum(1)
 
     def compact(self, keep: Tensor) -> "GroupConsistency":
         """Return the same for some of the trials."""
@@ -203,16 +206,37 @@ class Penalty:
             return images
         if self.look == "internal":
             first = _first_linear(self.match.architecture)
-            return self.match.answer(images, (first,))[1][first].flatten(2)
+            inputs = self.match.answer(images, first)[1]
+            return torch.cat([inputs[name].flatten(2) for name in first], 2)
         logits, _ = self.match.answer(images)
         return logits.softmax(-1) if self.look == "softmax" else logits
 
 
-def _first_linear(architecture: nn.Module) -> str:
-    for name, module in architecture.named_modules():
-        if isinstance(module, nn.Linear):
-            return name
-    raise GleakError("this network has no fully connected layer, so no internal representation")
+def _first_linear(architecture: nn.Module) -> list[str]:
+    """Return the first fully connected layer: one for each party where there are several."""
+    workers = getattr(architecture, "workers", None)
+    parties = {"": architecture}
+    if isinstance(workers, nn.ModuleList):  # CAFE's vertical protocol: Z is all of theirs in turn
+        parties = {f"workers.{n}": net for n, net in workers.named_children()}
+    linear = [
+        [name for name, m in net.named_modules(prefix=party) if isinstance(m, nn.Linear)]
+        for party, net in parties.items()
+    ]
+    if not all(linear):
+        raise GleakError("this network has no fully connected layer, so no internal representation")
+    return [names[0] for names in linear]
+
+
+def _oracle(seen: Observation, match: GradientMatch, name: str, capability: str, by: str) -> Tensor:
+    """Return what is granted of the private batch, if it is of as many images as the dummies."""
+    (known,) = seen.need(capability, by=by)
+    batch = match.dummies.image_shape[0]
+    if known.shape[1] != batch:  # batch indices: all items, of which a round takes some
+        raise ValueError(
+            f"{name}: {capability} is of {known.shape[1]} images, and the message of a batch of "
+            f"{batch}: grant it for those images, or leave the penalty out"
+        )
+    return known
 
 
 def running_statistics(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
@@ -237,12 +261,14 @@ def _task(seen: Observation, match: GradientMatch) -> Penalty:
 
 
 def _oracle_task(seen: Observation, match: GradientMatch) -> Penalty:
-    (logits,) = seen.need("oracle_logits", by="the task loss as CPL's code computes it")
+    by = "the task loss as CPL's code computes it"
+    logits = _oracle(seen, match, "oracle_task_loss", "oracle_logits", by)
     return Penalty(match, AwayFrom(logits), "logits")
 
 
 def _internal(seen: Observation, match: GradientMatch) -> Penalty:
-    (inputs,) = seen.need("oracle_inputs", by="internal representation regularisation")
+    by = "internal representation regularisation"
+    inputs = _oracle(seen, match, "internal", "oracle_inputs", by)
     return Penalty(match, AwayFrom(inputs), "internal")
 
 
@@ -256,8 +282,8 @@ def _batch_norm(seen: Observation, match: GradientMatch) -> Penalty:
 
 
 def _tv_above(seen: Observation, match: GradientMatch) -> Penalty:
-    (level,) = seen.need("oracle_tv_level", by="CAFE's TV threshold")
-    return Penalty(match, Above(level))
+    by = "CAFE's TV threshold"
+    return Penalty(match, Above(_oracle(seen, match, "tv_above_oracle", "oracle_tv_level", by)))
 
 
 _BUILDERS: Mapping[str, Callable[[Observation, GradientMatch], Penalty]] = {

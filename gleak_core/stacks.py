@@ -50,7 +50,7 @@ def _relu(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _leaky_relu(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return F.leaky_relu(z), torch.where(z > 0, 1.0, 0.01).to(z), torch.zeros_like(z)
+    return F.leaky_relu(z), torch.where(z > 0, torch.ones_like(z), 0.01), torch.zeros_like(z)
 
 
 def _softplus(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
