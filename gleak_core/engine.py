@@ -232,8 +232,8 @@ def _solve(
 
 def _width(matches: list[GradientMatch], floats: int, z: Tensor, budget: int) -> int:
     """Return how many trials may run side by side."""
-    # Beyond 16 a CPU gains nothing more, and its caches are full; a GPU is empty below hundreds.
-    most = 1024 if z.is_cuda else 16
+    # Beyond 32 a CPU gains nothing more (`make bench`); a GPU is empty below hundreds.
+    most = 1024 if z.is_cuda else 32
     each = z.element_size() * (sum(m.floats for m in matches) + floats)
     return max(1, min(most, budget // each))
 

@@ -7,6 +7,7 @@ book's dark mode keeps as a card.
 
 import html
 import io
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,11 @@ __all__ = [
     "Table",
     "before_after",
     "curves",
+    "escape",
     "filmstrip",
     "loss_curves",
     "paper_table",
+    "render",
     "strip",
     "table",
 ]
@@ -99,6 +102,13 @@ class Table:
         lines.insert(1, "  ".join("-" * w for w in widths))
         return "\n".join([self.caption, *(line.rstrip() for line in lines)])
 
+    def markdown(self) -> str:
+        """Return the table for a page in Markdown, every value escaped."""
+        rows = [self.columns, *self.rows]
+        lines = ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows]
+        lines.insert(1, "|" + " --- |" * len(self.columns))
+        return "\n".join([f"```{{table}} {self.caption}", *lines, "```"])
+
     def _repr_html_(self) -> str:
         head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in self.columns)
         body = "".join(
@@ -148,7 +158,7 @@ def strip(
         for axis, title in zip(grid[0], titles, strict=False):
             axis.set_title(title, fontsize=9)
 
-    return _render(draw, alt, caption)
+    return render(draw, alt, caption)
 
 
 def before_after(
@@ -237,7 +247,7 @@ def curves(
         if len(series) > 1:
             axis.legend()
 
-    return _render(draw, alt, caption)
+    return render(draw, alt, caption)
 
 
 def loss_curves(found: Mapping[str, Reconstruction], *, alt: str, caption: str = "") -> Figure:
@@ -277,6 +287,11 @@ def paper_table(rows: Sequence[Mapping[str, Any]], *, caption: str, digits: int 
     return table(frame, caption=caption, digits=digits)
 
 
+def escape(text: Any) -> str:
+    """Make any text harmless in Markdown: a backslash before every punctuation mark."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(str(text).split()))
+
+
 def _cell(value: Any, digits: int) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return _GAP
@@ -291,7 +306,8 @@ def _pixels(image: Tensor) -> np.ndarray:
     return shown[0].numpy() if shown.shape[0] == 1 else shown.permute(1, 2, 0).numpy()
 
 
-def _render(draw: Callable[[matplotlib.figure.Figure], None], alt: str, caption: str) -> Figure:
+def render(draw: Callable[[matplotlib.figure.Figure], None], alt: str, caption: str) -> Figure:
+    """Return what `draw` draws, in the book's style."""
     with rc_context(STYLE):
         figure = matplotlib.figure.Figure(layout="constrained")  # no pyplot: no global state
         draw(figure)

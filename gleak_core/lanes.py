@@ -99,6 +99,8 @@ class Lanes:
         """Return D (T,), ∂D/∂images (T, B, C, H, W) and ∂D/∂labels (T, B, K)."""
         if len(images) != self._trials:
             raise ValueError(f"set up for {self._trials} trials, called with {len(images)} images")
+        if images.dtype != self._dtype or soft.dtype != self._dtype:
+            raise ValueError(f"set up in {self._dtype}: convert the dummies with .to() first")
         self._prepare(tuple(images.shape[1:]))
         q = self._lay(soft.flatten(1)).unflatten(1, soft.shape[1:])  # (groups, B, K, lanes)
         values, slopes = q.new_zeros(len(q), 1, self._lanes), torch.empty_like(images)

@@ -32,7 +32,7 @@ class LBFGS:
     does by default and as DLG was published; it follows that optimiser step by step.
     """
 
-    history: int = 20
+    history: int = 40
     rate: float = 1.0
     rule: str = "armijo"
 

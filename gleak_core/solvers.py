@@ -37,7 +37,7 @@ SOLVERS: Mapping[str, str] = {
 _DROPS = (3 / 8, 5 / 8, 7 / 8)  # Geiping et al. 2020, appendix: a tenth each time
 
 
-def method(name: str, *, steps: int, rate: float, history: int = 20, pixels: int = 0) -> Method:
+def method(name: str, *, steps: int, rate: float, history: int = 40, pixels: int = 0) -> Method:
     """Return a batched method by name; `pixels` > 0 keeps so many unknowns in [0, 1] (descent)."""
     choose("solver", name, [n for n in SOLVERS if n != "published_lbfgs"])
     if name in ("lbfgs", "plain_lbfgs"):

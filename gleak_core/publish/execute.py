@@ -24,7 +24,7 @@ from gleak_core.files import ROOT
 from gleak_core.publish import gate, notebooks, parameters, staleness, worker
 from gleak_core.publish.locks import held, is_free
 
-__all__ = ["Event", "Outcome", "Progress", "plan", "refresh", "run", "why_stale"]
+__all__ = ["Event", "Outcome", "Progress", "plan", "refresh", "run", "state", "why_stale"]
 
 Status = Literal["executed", "up to date", "failed"]
 
@@ -117,7 +117,7 @@ def run(
     ready = [p for p in plans if p.fresh and not force]
     for one in ready:
         progress(Event(one.chapter, "up to date"))
-    git = _git(root) if len(ready) < len(plans) else {}
+    git = state(root) if len(ready) < len(plans) else {}
     tasks = [
         _Task(one.chapter, one.source, one.target, one.key, dict(one.values), _record(one, git))
         for one in plans
@@ -331,7 +331,7 @@ def _record(one: staleness.Plan, git: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _git(root: Path) -> dict[str, Any]:
+def state(root: Path) -> dict[str, Any]:
     """Return the commit and whether anything differs from it; nothing where there is no git."""
 
     def ask(*words: str) -> str:

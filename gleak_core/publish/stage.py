@@ -1,7 +1,8 @@
 """The stage: a mirror of the sources with executed chapters, from which Sphinx builds.
 
-Three things are added on the way: the words of each picture move to where myst-nb looks for them,
-each chapter says under its title how it was run, and the run ledger gets its table.
+Four things are added on the way: the words of each picture move to where myst-nb looks for them,
+each chapter says under its title how it was run, the run ledger gets its table, and the page about
+speed its tables and figure.
 """
 
 import re
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gleak_core.errors import GleakError
+from gleak_core.figures import escape
 from gleak_core.files import ROOT
-from gleak_core.publish import notebooks
+from gleak_core.publish import notebooks, speed
 
 __all__ = ["ledger", "mirror", "run_line", "sources", "with_figures", "with_run_line"]
 
@@ -71,6 +73,8 @@ def mirror(stage: Path, executed: Mapping[str, Path], root: Path = ROOT) -> None
         raise GleakError(f"{LEDGER} has no line {_MARK}: put it where the table shall stand")
     prose.parent.mkdir(parents=True, exist_ok=True)
     prose.write_text(text.replace(_MARK, ledger(runs, titles)), encoding="utf-8")
+    if (stage / speed.PAGE).exists():
+        speed.fill(stage)
 
 
 def with_figures(page: Any) -> Any:
@@ -113,10 +117,10 @@ def title(page: Any) -> str:
 def run_line(run: Mapping[str, Any], *, linked: bool = True) -> str:
     """Say in one line how a page came about, and that a reduced run is no reproduction."""
     facts = [
-        f"Profile **{_escape(run['profile'])}**",
-        _escape(run["hardware"]),
+        f"Profile **{escape(run['profile'])}**",
+        escape(run["hardware"]),
         f"{run['seconds']:g} s",
-        _escape(run["date"][:10]),
+        escape(run["date"][:10]),
         _commit(run),
     ]
     if linked:
@@ -129,29 +133,24 @@ def ledger(runs: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> 
     """Return the table of all executed pages, every value escaped."""
     rows = [_COLUMNS, tuple("---" for _ in _COLUMNS)]
     rows += [
-        (f"[{_escape(titles[name])}](../chapters/{name}.ipynb)", *_row(run))
+        (f"[{escape(titles[name])}](../chapters/{name}.ipynb)", *_row(run))
         for name, run in sorted(runs.items())
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _row(run: Mapping[str, Any]) -> Iterator[str]:
-    yield _escape(run["profile"])
-    yield _escape(run["hardware"])
+    yield escape(run["profile"])
+    yield escape(run["hardware"])
     yield f"{run['seconds']:.1f}"
-    yield _escape(run["date"])
+    yield escape(run["date"])
     yield _commit(run)
-    yield ", ".join(f"{_escape(name)} {_escape(v)}" for name, v in sorted(run["versions"].items()))
+    yield ", ".join(f"{escape(name)} {escape(v)}" for name, v in sorted(run["versions"].items()))
     shown = {n: v for n, v in sorted(run["parameters"].items()) if n not in ("profile", "device")}
-    yield ", ".join(f"{_escape(name)} = {_escape(repr(v))}" for name, v in shown.items()) or "—"
+    yield ", ".join(f"{escape(name)} = {escape(repr(v))}" for name, v in shown.items()) or "—"
 
 
 def _commit(run: Mapping[str, Any]) -> str:
     if not run.get("commit"):
         return "no commit"
-    return f"commit {_escape(run['commit'][:7])}" + (" (modified)" if run["modified"] else "")
-
-
-def _escape(text: Any) -> str:
-    """Make any text harmless in Markdown: a backslash before every punctuation mark."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(str(text).split()))
+    return f"commit {escape(run['commit'][:7])}" + (" (modified)" if run["modified"] else "")

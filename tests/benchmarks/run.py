@@ -1,113 +1,103 @@
-"""How fast the textbook attack is: the baseline that every later engine is measured against.
+"""How fast the attacks are, against the textbook loop: same pictures, same run, ratios.
 
-Run by `make bench`, never asserted in a test. Everything is a ratio within one run, on one
-thread, medians of interleaved repetitions; the table says what was measured where.
+Run by `make bench`; never asserted in a test. It measures on one thread in CPU-seconds (on a GPU
+in seconds by the clock). The textbook loop runs beside the rest, in a process of its own, for it
+takes as long as all the rest together.
 """
 
 import argparse
-import statistics
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
+import measure
 import pandas as pd
 import torch
-from torch.nn import functional as F
 
-from gleak_core import attacks, clients, data, figures, metrics, models, starts
-from gleak_core.device import describe
-from gleak_core.files import BUILD, atomic_write
-from gleak_core.objectives import GradientMatch
+from gleak_core.device import describe, pick
+from gleak_core.files import BUILD, ROOT, atomic_write
+from gleak_core.publish import execute, speed
 
-
-def published_closure(net: torch.nn.Module, target: list[torch.Tensor]) -> Callable[[], None]:
-    """Return Zhu et al.'s closure, written out on its own: the unit of all ratios."""
-    x = torch.rand(1, 3, 32, 32, requires_grad=True)
-    y = torch.randn(1, 100, requires_grad=True)
-
-    def closure() -> None:
-        loss = torch.mean(torch.sum(-y.softmax(-1) * F.log_softmax(net(x), -1), 1))
-        fake = torch.autograd.grad(loss, list(net.parameters()), create_graph=True)
-        distance = torch.stack([((f - t) ** 2).sum() for f, t in zip(fake, target, strict=True)])
-        x.grad = y.grad = None
-        distance.sum().backward()
-
-    return closure
-
-
-def evaluations(repeats: int) -> list[dict[str, object]]:
-    """Time one evaluation per trial of each evaluator, interleaved with the published closure."""
-    net = models.lenet(classes=100, seed=0)
-    batch = data.sample("photographs", n=32, balanced=False, seed=0)
-    seen = clients.fedsgd(net, batch, each=True)
-    ways: dict[str, tuple[int, Callable[[], object]]] = {}
-    first = [g[0] for g in seen.rounds[0].update.values()]
-    ways["published closure"] = (1, published_closure(net, first))
-    for trials in (1, 8, 32):
-        objective = GradientMatch.of(seen.select(range(trials)), labels=None, by="benchmark")
-        x = starts.make("uniform", (trials, 1, 3, 32, 32))
-        z = objective.dummies.pack(x, starts.make("normal", (trials, 1, 100)))
-        ways[f"GradientMatch, {trials} trials"] = (
-            trials,
-            lambda objective=objective, z=z: objective.value_and_grad(z),
-        )
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 3):
-        for name, (trials, call) in ways.items():
-            began = time.process_time()
-            call()
-            if turn >= 3:  # the first calls pay for set-up
-                seconds[name].append((time.process_time() - began) / trials)
-    unit = statistics.median(seconds["published closure"])
-    return [
-        {
-            "what": f"one evaluation: {name}",
-            "milliseconds": 1e3 * statistics.median(times),
-            "ratio": unit / statistics.median(times),
-            "note": f"{repeats} repetitions",
-        }
-        for name, times in seconds.items()
-    ]
-
-
-def leaks(images: int, steps: int) -> list[dict[str, object]]:
-    """Count pictures leaked to 30 dB per CPU-second by the published loop, from two starts."""
-    batch = data.sample("photographs", n=images, balanced=False, seed=1)
-    seen = clients.fedsgd(models.lenet(classes=100, seed=0), batch, each=True)
-    rows = []
-    for start in ("normal", "uniform"):
-        began = time.process_time()
-        found = attacks.dlg(
-            seen, published=True, start=start, steps=steps, stop=attacks.SOLVED, seed=2
-        )
-        spent = time.process_time() - began
-        leaked = int((metrics.score(found, batch).psnr >= 30).sum())
-        rows.append(
-            {
-                "what": f"published loop from {start} noise: leaks per CPU-second",
-                "milliseconds": 1e3 * spent / images,
-                "ratio": leaked / spent,
-                "note": f"{leaked} of {images} pictures to 30 dB, {steps} steps at most",
-            }
-        )
-    return rows
+BESIDE = "loop"
 
 
 def main() -> None:
-    """Measure, print, and write `_build/benchmarks/textbook.csv`."""
+    """Measure, print what came out, and write the rows and the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=BUILD / "benchmarks" / "textbook.csv")
+    parser.add_argument("--only", nargs="+", choices=measure.PARTS, default=list(measure.PARTS))
+    parser.add_argument("--textbook", type=int, default=8, help="pictures for the textbook loop")
+    parser.add_argument("--noisy", type=int, default=8, help="pictures for the noise")
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--keep", action="store_true", help="write data/results, for the book")
+    parser.add_argument("--point", nargs=2, metavar=("PART", "JSON"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=measure.PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    frame = pd.DataFrame(evaluations(options.repeats) + leaks(options.images, options.steps))
-    stamp = f"{describe()}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
-    print(figures.table(frame, caption=f"The textbook attack ({stamp})"))
-    atomic_write(options.out, frame.to_csv(index=False))
-    print(f"written to {options.out}")
+    if options.point:
+        part, given = options.point
+        print(json.dumps(list(measure.CHILDREN[part](**json.loads(given)))))
+        return
+    device = pick(options.device).type
+    scale = measure.Scale(
+        textbook=options.textbook, noisy=options.noisy, repeats=options.repeats, device=device
+    )
+    if options.part:
+        print(json.dumps(list(measure.PARTS[options.part](scale))))
+        return
+
+    began, rows, beside = time.monotonic(), [], None
+    for name in options.only:
+        if name == BESIDE:
+            continue
+        say(f"{name} …")
+        rows += measure.PARTS[name](scale)
+        if name == "evaluation" and BESIDE in options.only:  # timed to the millisecond: alone
+            beside = aside(options)
+    if beside is None and BESIDE in options.only:
+        beside = aside(options)
+    if beside:
+        say("waiting for the textbook loop …")
+        said, _ = beside.communicate()
+        if beside.returncode:
+            sys.exit("the textbook loop failed: see above")
+        rows += json.loads(said.splitlines()[-1])
+
+    frame = pd.DataFrame(rows)
+    for name, value in provenance(device).items():
+        frame[name] = value
+    path = ROOT / speed.ROWS if options.keep else BUILD / "benchmarks" / speed.ROWS.name
+    atomic_write(path, frame.to_csv(index=False, float_format="%.5g"))
+    read = speed.read(path)
+    for table in speed.tables(read).values():
+        print(table, end="\n\n")
+    print(speed.figure(read).save(BUILD / "benchmarks" / "speed.png"))
+    print(f"{path}: {len(frame)} rows in {time.monotonic() - began:.0f} s")
+
+
+def aside(options: argparse.Namespace) -> "subprocess.Popen[str]":
+    """Start the textbook loop in a process of its own."""
+    words = [sys.executable, __file__, "--part", BESIDE, "--device", options.device]
+    words += ["--textbook", str(options.textbook)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+
+def provenance(device: str) -> dict[str, str]:
+    """Say what the rows were measured with."""
+    git = execute.state(ROOT)
+    return {
+        "device": describe(device),
+        "torch": torch.__version__,
+        "commit": f"{git['commit']}{' (modified)' if git['modified'] else ''}",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+
+
+def say(text: str) -> None:
+    """Tell someone who waits."""
+    print(f"[{datetime.now(UTC):%H:%M:%S}] {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
