@@ -84,7 +84,8 @@ def _versions(root: Path) -> Iterator[Finding]:
         return
     extras = project["optional-dependencies"]
     yield from _compare(project["dependencies"], exact, absent="broken")
-    yield from _compare([*extras["book"], *extras["test"]], exact, absent="missing")
+    useful = [line for name in ("book", "test", "fast") for line in extras.get(name, ())]
+    yield from _compare(useful, exact, absent="missing")
 
 
 def _compare(wanted: list[str], exact: Mapping[str, str], *, absent: State) -> Iterator[Finding]:

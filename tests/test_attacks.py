@@ -70,6 +70,23 @@ def test_many_starts_fit_into_one_chunk(tiny_net, tiny_batch) -> None:
     assert found.best(50).trials == 2
 
 
+def test_a_thousand_starts_run_in_the_memory_of_one_chunk(
+    tiny_net, tiny_batch, monkeypatch
+) -> None:
+    seen = clients.fedsgd(tiny_net, tiny_batch, each=True).select([0])
+    held, evaluate = [], GradientMatch.value_and_grad
+
+    def counting(self: GradientMatch, z: torch.Tensor):
+        held.append((len(z), len(next(iter(self.target.values())))))
+        return evaluate(self, z)
+
+    monkeypatch.setattr(GradientMatch, "value_and_grad", counting)
+    found = attacks.idlg(seen, trials=1000, steps=1, every=0)
+    assert found.trials == 1000
+    assert max(max(sizes) for sizes in held) == 32
+    assert sum(rows for rows, _ in held) == 2 * 1000  # each start, and each step
+
+
 def test_an_unknown_option_is_refused(tiny_net, tiny_batch) -> None:
     seen = clients.fedsgd(tiny_net, tiny_batch, each=True)
     with pytest.raises(ValueError, match="did you mean 'steps'"):

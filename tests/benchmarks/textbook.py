@@ -50,7 +50,7 @@ def leak(
     def counting() -> Tensor:
         nonlocal counted
         counted += 1
-        return closure()
+        return closure().detach()
 
     optimiser = torch.optim.LBFGS([x, y])
     best, lowest = x.detach().clone(), float("inf")
