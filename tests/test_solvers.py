@@ -421,6 +421,26 @@ def test_an_interrupt_goes_through_unless_it_may_be_kept() -> None:
             run()
 
 
+def test_steps_since_the_last_look_are_not_lost() -> None:
+    problem, z = Quadratics.draw(3, 8, cond=300.0), starts(3, 8)
+    whole = minimise(problem, z, LBFGS(5), steps=8, every=1)
+    hurried = Interrupted(problem, [6])  # the first evaluation, and five of eight steps
+    solution = minimise(hurried, z, LBFGS(5), steps=8, every=0, on_interrupt="keep")
+    torch.testing.assert_close(solution.loss, whole.curve[5])
+    torch.testing.assert_close(solution.z, whole.frames[5])
+
+
+def test_an_interrupt_while_trials_begin_leaves_them_at_their_start() -> None:
+    class Slow(LBFGS):
+        def begin(self, z: Tensor, f: Tensor, g: Tensor) -> State:
+            raise KeyboardInterrupt
+
+    problem, z = Quadratics.draw(2, 4), starts(2, 4)
+    solution = minimise(problem, z, Slow(3), steps=8, on_interrupt="keep")
+    assert torch.equal(solution.z, z) and solution.evaluations.tolist() == [1, 1]
+    assert torch.equal(solution.loss, problem.value_and_grad(z)[0])
+
+
 def test_what_the_progress_had_seen_is_kept() -> None:
     """An interrupt from the callback comes right after a look: nothing at all is lost."""
     problem, z = Quadratics.draw(3, 8, cond=300.0), starts(3, 8)
