@@ -68,6 +68,8 @@ def general(seen: Observation, *, rounds: int = 1, **options: Unpack[Options]) -
         options = {"distance": "cosine_per_layer", **options}
     found = carry_out("general", seen, options)
     for _ in range(rounds - 1):
+        if "interrupted" in found.status:
+            break
         # The same message may have been attacked by several trials: the best one counts.
         trials = found.trials // seen.trials
         again = labels.refine(seen, found.best(trials).images)

@@ -28,6 +28,7 @@ SOLVED = 1e-7
 Relative, or a clipped gradient would count as solved by any dummy without a gradient. It says
 that the gradients agree, not that the pictures do.
 """
+_FEW = 16
 BUDGET = 2**30
 """Bytes that the running trials of an attack may take together, by `GradientMatch.floats`."""
 
@@ -53,6 +54,7 @@ class Options(TypedDict, total=False):
     evaluator: str
     published: bool  # the recipe exactly as published, slow as it may be
     progress: Progress | None
+    on_interrupt: str  # "raise", or "keep": Ctrl-C ends the attack and returns the best so far
 
 
 def carry_out(name: str, seen: Observation, options: Options) -> Reconstruction:
@@ -108,7 +110,13 @@ def by_recursion(seen: Observation) -> Reconstruction:
     """Run the analytic recursion, and judge it as any attack is judged: by the gradients."""
     began = time.perf_counter()
     found = analytic.recover(seen)
-    match = GradientMatch.of(seen, labels=found.labels, by="the analytic recursion")
+    match = GradientMatch.of(
+        seen,
+        labels=found.labels,
+        by="the analytic recursion",
+        # Each trial is evaluated once: for a few of them, lanes would only wait for numba's import.
+        evaluator="auto" if seen.trials > _FEW else "vmap",
+    )
     z = match.dummies.pack(_like(found.images, match))
     loss = _values(match, z, _width([match], 0, z, BUDGET))
     return Reconstruction(
@@ -216,6 +224,7 @@ def _solve(
         "every": every,
         "stop": options.get("stop", 0.0 if options.get("published") else SOLVED / 100) * scale,
         "progress": options.get("progress"),
+        "on_interrupt": options.get("on_interrupt", "raise"),
     }
     if published:
         return solvers.published_lbfgs(objective, z, rate=recipe.rate, **given)
@@ -271,11 +280,13 @@ def _settings(recipe: Recipe, options: Options, evaluator: str) -> dict[str, Any
 
 
 def _status(solution: Solution, solved: Tensor) -> tuple[Status, ...]:
-    """Say what the attacker can tell: solved, not yet, or worse than it began."""
+    """Say what the attacker can tell: cut short, solved, not yet, or worse than it began."""
     ended = (~solution.curve.isnan()).sum(0).clamp(min=1) - 1  # (T,) each trial's last step
     last = solution.curve.gather(0, ended[None])[0]
     worse = ~solution.finite | (last > solution.first_loss)
     return tuple(
-        "solved" if good else "diverged" if bad else "failed"
-        for good, bad in zip(solved.tolist(), worse.tolist(), strict=True)
+        "interrupted" if cut else "solved" if good else "diverged" if bad else "failed"
+        for cut, good, bad in zip(
+            solution.interrupted.tolist(), solved.tolist(), worse.tolist(), strict=True
+        )
     )

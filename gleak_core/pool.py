@@ -12,7 +12,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Evaluate", "Method", "Objective", "Progress", "Solution", "State", "minimise"]
+from gleak_core.errors import choose
+
+__all__ = [
+    "ON_INTERRUPT",
+    "Evaluate",
+    "Method",
+    "Objective",
+    "Progress",
+    "Solution",
+    "State",
+    "minimise",
+]
+
+ON_INTERRUPT = ("raise", "keep")
+"""What Ctrl-C does: end everything, or end the search and return the best so far."""
 
 State = dict[str, Tensor]
 """What a method remembers, trials first.
@@ -55,7 +69,10 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Solution:
-    """The best iterate of each trial, and the way there."""
+    """The best iterate of each trial, and the way there.
+
+    A trial that an interrupt kept from beginning is at its start, with loss ∞ and no evaluation.
+    """
 
     z: Tensor  # (T, n)
     loss: Tensor  # (T,)
@@ -66,6 +83,7 @@ class Solution:
     frames: Tensor  # (F, T, n)
     evaluations: Tensor  # (T,)
     finite: Tensor  # (T,) False where the iteration blew up
+    interrupted: Tensor  # (T,) True where Ctrl-C came before the trial's own end
 
 
 def minimise(
@@ -78,13 +96,18 @@ def minimise(
     every: int = 10,
     stop: float | Tensor = 0.0,
     progress: Progress | None = None,
+    on_interrupt: str = "raise",
 ) -> Solution:
     """Run a method from every row of z, at most `width` trials at a time.
 
     A step is one evaluation. A trial ends after `steps` of them, when its loss falls below `stop`
     (one number, or one for each trial), when no step helps any more, or when it is not finite.
     Frames are kept every `every` steps (0: only the first and the last).
+
+    With `on_interrupt="keep"` a Ctrl-C ends the search and not the program: the best of every trial
+    is returned, the curve up to the last look. A second one is no longer held up.
     """
+    choose("on_interrupt", on_interrupt, ON_INTERRUPT)
     record = Record(z, steps=steps, every=every, stop=stop)
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
@@ -93,32 +116,42 @@ def minimise(
     # Regrouping copies histories and targets: it has to free some of the places to be worth it.
     slack = max(1, width // (2 if z.is_cuda else 4))
     ids, state, waiting = torch.empty(0, dtype=torch.long), State(), 0
+    held = ids, state  # replaced as one: an interrupt never finds a state with others' ids
     advance: Callable[[State], State] | None = None
-    while True:
-        stay = (ids >= 0).nonzero()[:, 0]
-        free = width - len(stay)
-        enter = waiting < len(z) and free >= slack
-        if advance is None or enter or len(ids) - len(stay) >= slack or not len(stay):
-            new = torch.arange(waiting, min(len(z), waiting + free))
-            waiting += len(new)
-            ids = torch.cat([ids[stay], new])
-            if not len(ids):
-                return record.solution()
-            state = {k: v[stay.to(z.device)] for k, v in state.items()}
-            if len(new):
-                begun = _begin(objective, z, method, new, record)
-                state = {k: torch.cat([state[k], v]) if state else v for k, v in begun.items()}
-            problem = objective.compact(ids.to(z.device))
-            prepare = _captured if z.is_cuda else _plain
-            advance = prepare(method, state, problem.value_and_grad)
-        values = []
-        for _ in range(look):
-            state = advance(state)
-            values.append(state["f"].clone())
-        ended = record.look(ids, state, torch.stack(values))
-        ids = torch.where(ended, -1, ids)
-        if progress is not None:
-            progress(record.done, steps * len(z), record.lowest)
+    try:
+        while True:
+            stay = (ids >= 0).nonzero()[:, 0]
+            free = width - len(stay)
+            enter = waiting < len(z) and free >= slack
+            if advance is None or enter or len(ids) - len(stay) >= slack or not len(stay):
+                new = torch.arange(waiting, min(len(z), waiting + free))
+                waiting += len(new)
+                ids = torch.cat([ids[stay], new])
+                if not len(ids):
+                    return record.solution()
+                state = {k: v[stay.to(z.device)] for k, v in state.items()}
+                if len(new):
+                    begun = _begin(objective, z, method, new, record)
+                    state = {k: torch.cat([state[k], v]) if state else v for k, v in begun.items()}
+                held = ids, state
+                problem = objective.compact(ids.to(z.device))
+                prepare = _captured if z.is_cuda else _plain
+                advance = prepare(method, state, problem.value_and_grad)
+            values = []
+            for _ in range(look):
+                state = advance(state)
+                held = ids, state
+                values.append(state["f"].clone())
+            ended = record.look(ids, state, torch.stack(values))
+            ids = torch.where(ended, -1, ids)
+            held = ids, state
+            if progress is not None:
+                progress(record.done, steps * len(z), record.lowest)
+    except KeyboardInterrupt:
+        if on_interrupt == "raise":
+            raise
+        record.keep(*held)
+        return record.solution()
 
 
 def _begin(objective: Objective, z: Tensor, method: Method, new: Tensor, record: "Record") -> State:
@@ -128,7 +161,8 @@ def _begin(objective: Objective, z: Tensor, method: Method, new: Tensor, record:
     # A start without a finite loss stands still until the next look, and ends there.
     finite = f.isfinite() & g.isfinite().all(1)
     state = method.begin(z[where], f, torch.where(finite[:, None], g, 0))
-    return state | {"finite": finite}
+    # A captured step writes into these: what begins as one tensor, as z and best do, must part.
+    return {name: value.clone() for name, value in (state | {"finite": finite}).items()}
 
 
 def _plain(method: Method, state: State, evaluate: Evaluate) -> Callable[[State], State]:
@@ -172,6 +206,7 @@ class Record:
         self.frames = torch.empty((len(self.marks), trials, n), dtype=z.dtype)
         self.frames[0] = z.cpu()
         self.taken = torch.zeros(trials, dtype=torch.long)  # steps
+        self.begun = torch.zeros(trials, dtype=torch.bool)
         self.over = torch.zeros(trials, dtype=torch.bool)
         self.finite = torch.ones(trials, dtype=torch.bool)
 
@@ -188,6 +223,8 @@ class Record:
     def begin(self, ids: Tensor, f: Tensor) -> None:
         """Write down the first loss of trials."""
         self.curve[0, ids] = f.cpu()
+        self.loss[ids] = _or_inf(f.cpu())
+        self.begun[ids] = True
 
     def look(self, ids: Tensor, state: State, values: Tensor) -> Tensor:
         """Write down the last `len(values)` steps; return which places hold a trial that ended."""
@@ -197,7 +234,7 @@ class Record:
         self.curve[rows, mine] = values.cpu()[:, held]
         self.taken[mine] += look
         self.finite[mine] &= state["finite"].cpu()[held]
-        self.loss[mine] = state["lowest"].cpu()[held].nan_to_num(torch.inf, torch.inf, torch.inf)
+        self.loss[mine] = _or_inf(state["lowest"].cpu()[held])
         for mark, step in enumerate(self.marks[:-1]):
             if len(here := (held & (self.taken[ids] == step)).nonzero()[:, 0]):
                 self.frames[mark, ids[here]] = state["z"][here.to(values.device)].cpu()
@@ -208,12 +245,21 @@ class Record:
             | (self.loss[ids].double() < self.enough[ids])
         )
         if ended.any():
-            at, over = ended.nonzero()[:, 0].to(values.device), ids[ended]
-            better = state["lowest"][at].isfinite()[:, None]
-            best = torch.where(better, state["best"][at], self.z[over.to(self.z.device)])
-            self.z[over.to(self.z.device)] = best
-            self.over[over] = True
+            self._take(ids, ended, state)
+            self.over[ids[ended]] = True
         return ended
+
+    def keep(self, ids: Tensor, state: State) -> None:
+        """Write down the best of trials that an interrupt found on their way."""
+        held = ids >= 0
+        if held.any():
+            self.loss[ids[held]] = _or_inf(state["lowest"].cpu()[held])
+            self._take(ids, held, state)
+
+    def _take(self, ids: Tensor, which: Tensor, state: State) -> None:
+        at, trials = (i.to(self.z.device) for i in (which.nonzero()[:, 0], ids[which]))
+        better = state["lowest"][at].isfinite()[:, None]
+        self.z[trials] = torch.where(better, state["best"][at], self.z[trials])
 
     def solution(self) -> Solution:
         """Return all of it; a trial that ended early stands still in the frames that remain."""
@@ -228,6 +274,11 @@ class Record:
             curve=self.curve,
             frame_steps=torch.tensor(self.marks),
             frames=self.frames,
-            evaluations=self.taken + 1,
+            evaluations=self.taken + self.begun,
             finite=self.finite,
+            interrupted=~self.over,
         )
+
+
+def _or_inf(loss: Tensor) -> Tensor:
+    return loss.nan_to_num(torch.inf, torch.inf, torch.inf)

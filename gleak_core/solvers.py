@@ -9,7 +9,7 @@ from torch import Tensor
 from gleak_core.descent import Descent
 from gleak_core.errors import choose
 from gleak_core.lbfgs import LBFGS
-from gleak_core.pool import Method, Objective, Progress, Solution, minimise
+from gleak_core.pool import ON_INTERRUPT, Method, Objective, Progress, Solution, minimise
 
 __all__ = [
     "LBFGS",
@@ -64,14 +64,16 @@ def published_lbfgs(
     every: int = 10,
     stop: float | Tensor = 0.0,
     progress: Progress | None = None,
+    on_interrupt: str = "raise",
 ) -> Solution:
     """Run the loop that DLG was published with, one trial after the other.
 
     `torch.optim.LBFGS` with its defaults (rate 1, `inner` iterations a step, history 100, no line
     search) for `steps` steps. A trial ends early when its loss falls below `stop` (one number, or
     one for each trial) or is not finite any more. This is the baseline that the benchmark keeps
-    for ever; it is not meant to be fast.
+    for ever; it is not meant to be fast. `on_interrupt="keep"` is as in `minimise`.
     """
+    choose("on_interrupt", on_interrupt, ON_INTERRUPT)
     if steps < 1 or every < 0:
         raise ValueError(f"steps must be at least 1 and every at least 0, got {steps}, {every}")
     marks = sorted({0, *(range(every, steps, every) if every else ()), steps})
@@ -79,38 +81,45 @@ def published_lbfgs(
     enough = torch.as_tensor(stop).expand(trials).tolist()
     curve = torch.full((steps + 1, trials), torch.nan, dtype=z.dtype)
     frames = torch.empty((len(marks), trials, n), dtype=z.dtype)
-    best, loss, evaluations = z.clone(), torch.full((trials,), torch.inf, dtype=z.dtype), []
-    finite = torch.ones(trials, dtype=torch.bool)
-    for t in range(trials):  # the published code attacks one image at a time, and so does this
+    best, loss = z.clone(), torch.full((trials,), torch.inf, dtype=z.dtype)
+    evaluations, reached = (torch.full((trials,), k, dtype=torch.long) for k in (0, -1))
+    finite, over = torch.ones(trials, dtype=torch.bool), torch.zeros(trials, dtype=torch.bool)
+
+    def attempt(t: int) -> None:
         one = objective.compact(torch.tensor([t], device=z.device))
         x = z[t : t + 1].clone().requires_grad_()
         optimiser = torch.optim.LBFGS([x], lr=rate, max_iter=inner)
-        counted = step = 0
 
-        def closure(one: Objective = one, x: Tensor = x) -> Tensor:
-            nonlocal counted
-            counted += 1
+        def closure() -> Tensor:
             value, gradient = one.value_and_grad(x.detach())
+            evaluations[t] += 1
             x.grad = gradient
             return value[0]
 
         for step in range(steps + 1):
             value = closure().item()
-            curve[step, t] = value
+            curve[step, t], reached[t] = value, step
             if step in marks:
                 frames[marks.index(step), t] = x.detach()[0].cpu()
             if math.isfinite(value) and value < loss[t]:
                 best[t], loss[t] = x.detach()[0], value
             finite[t] = math.isfinite(value)
+            over[t] = step == steps or not finite[t] or value < enough[t]
             if progress is not None:
                 progress(t * steps + step, trials * steps, float(loss[t]))
-            if step == steps or not finite[t] or value < enough[t]:
+            if over[t]:
                 break
             optimiser.step(closure)  # pyright: ignore[reportArgumentType]
-        for index, mark in enumerate(marks):  # a trial that has ended stands still
-            if mark > step:
-                frames[index, t] = best[t].cpu()
-        evaluations.append(counted)
+
+    try:
+        for t in range(trials):  # the published code attacks one image at a time, and so does this
+            attempt(t)
+    except KeyboardInterrupt:
+        if on_interrupt == "raise":
+            raise
+    for index, mark in enumerate(marks):  # a trial that has ended stands still
+        late = reached < mark
+        frames[index, late] = best.cpu()[late]
     return Solution(
         z=best,
         loss=loss,
@@ -119,6 +128,7 @@ def published_lbfgs(
         curve=curve,
         frame_steps=torch.tensor(marks),
         frames=frames,
-        evaluations=torch.tensor(evaluations),
+        evaluations=evaluations,
         finite=finite,
+        interrupted=~over,
     )

@@ -1,5 +1,7 @@
 """The textbook attacks: the objective against plain autograd, the label rule exactly, success."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -159,3 +161,36 @@ def test_a_small_gradient_is_not_solved_by_having_none(norm: float) -> None:
     score = metrics.score(found, batch)
     assert not any(s == "solved" and p < 18 for s, p in zip(found.status, score.psnr, strict=True))
     assert "solved" not in attacks.idlg(seen, start="uniform", steps=1, seed=3).status
+
+
+class Hurry:
+    """A progress callback that is met by a Ctrl-C once `after` steps are done."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.calls = after, 0
+
+    def __call__(self, done: int, total: int, loss: float) -> None:
+        self.calls += 1
+        if done >= self.after:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_attack_says_so_and_keeps_what_it_found(tiny_net, tiny_batch) -> None:
+    seen = clients.fedsgd(tiny_net, tiny_batch, each=True)
+    # A budget for one trial at a time: the last ones never begin.
+    options: dict[str, Any] = {"steps": 40, "every": 8, "seed": 1, "budget": 1}
+    whole = attacks.idlg(seen, **options)
+    with pytest.raises(KeyboardInterrupt):
+        attacks.idlg(seen, **options, progress=Hurry(56))
+    found = attacks.idlg(seen, **options, progress=Hurry(56), on_interrupt="keep")
+    assert found.status[0] == whole.status[0] != "interrupted"
+    assert found.status[1:] == ("interrupted",) * 3
+    assert torch.equal(found.images[0], whole.images[0])
+    assert found.loss[1] < found.history.loss[0, 1] and found.loss[2:].isinf().all()
+    assert found.evaluations.tolist()[2:] == [0, 0] and torch.isfinite(found.images).all()
+
+
+def test_an_interrupt_ends_all_rounds(tiny_net, tiny_batch) -> None:
+    seen, hurry = clients.fedsgd(tiny_net, tiny_batch), Hurry(1)
+    found = attacks.general(seen, rounds=3, steps=9, every=3, progress=hurry, on_interrupt="keep")
+    assert hurry.calls == 1 and found.status == ("interrupted",)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from gleak_core import attacks, clients, data, doctor
 from gleak_core.cli import app
-from gleak_core.cli.attack import DEFENCES, defend
+from gleak_core.cli.attack import ATTACKS, DEFENCES, defend, threads
 from gleak_core.errors import GleakError
 from gleak_core.files import ROOT
 from gleak_core.publish import book, execute, notebooks
@@ -33,6 +33,11 @@ FIRST = sorted(notebooks.find())[0]
 
 def gleak(*words: str | Path) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    """Stand in for what must not run, or for a Ctrl-C in it."""
+    raise KeyboardInterrupt
 
 
 def refused(*words: str | Path, code: int = 2) -> str:
@@ -361,11 +366,11 @@ QUICK = ("--size", "8", "--steps", "800")
 
 def test_a_picture_is_leaked(picture: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "here"
-    result = gleak("attack", picture, *QUICK, "--out", out)
+    result = gleak("attack", picture, *QUICK, "--attack", "idlg", "--out", out)
     assert result.exit_code == 0, result.output
     assert "Threat model: FedSGD" in result.output
     assert "1 of 1 image leaked" in result.output
-    assert "solved: after 1 start the gradients agree" in result.output
+    assert "solved by iDLG: after 3 starts the gradients agree" in result.output
     assert sorted(p.name for p in out.iterdir()) == ["before-after.png", "filmstrip.png"]
     for path in out.iterdir():
         assert str(path) in result.stdout
@@ -373,21 +378,73 @@ def test_a_picture_is_leaked(picture: Path, tmp_path: Path) -> None:
             assert np.asarray(image.convert("L")).std() > 10  # there is something to see
 
 
+def test_an_exact_gradient_is_solved_at_once_and_without_a_film(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(attacks.ATTACKS, "idlg", refuse)
+    result = gleak("attack", picture, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "solved by analytic: the gradients agree" in result.output
+    assert float(re.findall(r"PSNR ([\d.]+) dB", result.output)[0]) > 60
+    assert "--attack idlg makes one" in result.output
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["before-after.png"]
+
+
+def test_where_algebra_fails_idlg_goes_on(picture: Path, tmp_path: Path) -> None:
+    """Its equations leave pixels free at that size; noise makes them contradict each other."""
+    for words in (("--size", "48"), ("--size", "8", "--defence", "gaussian=0.01")):
+        result = gleak("attack", picture, *words, "--steps", "2", "--out", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        assert "idlg goes on" in result.output
+        assert "\niDLG: 1 trial" in result.output
+    assert "leave some of" in refused(
+        "attack", picture, "--size", "48", "--attack", "analytic", "--out", tmp_path / "out"
+    )
+
+
+def test_every_attack_on_one_picture_is_offered(picture: Path, tmp_path: Path) -> None:
+    assert set(ATTACKS) - {"auto"} == set(attacks.ATTACKS)
+    for name in sorted(set(ATTACKS) - {"auto", "analytic"}):
+        common = ("--size", "8", "--steps", "2", "--restarts", "2", "--out", tmp_path / name)
+        result = gleak("attack", picture, "--attack", name, *common)
+        assert result.exit_code == 0, result.output
+        assert f"{attacks.RECIPES[name].title}: 1 trial of 1 image" in result.output
+        assert "after 2 starts the loss is still" in result.output
+        assert (tmp_path / name / "filmstrip.png").is_file()
+
+
+def test_an_attack_keeps_its_recipe_unless_told_otherwise(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Any = attacks.cpl
+    asked: list[dict[str, Any]] = []
+
+    def short(seen: Any, **options: Any) -> Any:
+        asked.append(options)
+        return real(seen, **{**options, "steps": 1})
+
+    monkeypatch.setitem(attacks.ATTACKS, "cpl", short)
+    common = ("attack", picture, "--size", "8", "--attack", "cpl", "--out", tmp_path)
+    assert gleak(*common).exit_code == 0
+    assert not {"start", "steps", "stop"} & set(asked[0])
+    assert (asked[0]["trials"], asked[0]["seed"]) == (3, 0)
+    words = ("--start", "uniform", "--steps", "7", "--restarts", "5", "--seed", "4")
+    assert gleak(*common, *words).exit_code == 0
+    assert {k: asked[1][k] for k in ("start", "steps", "trials", "seed")} == {
+        "start": "uniform",
+        "steps": 7,
+        "trials": 5,
+        "seed": 4,
+    }
+
+
 def test_a_jpeg_and_a_defence(
     picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Image.open(picture).convert("L").save("grey.jpg")
-    words = [
-        "--defence",
-        "clip=0.5",
-        "--defence",
-        "prune=0.9",
-        "--restarts",
-        "2",
-        "--attack",
-        "dlg",
-    ]
+    defences = ("--defence", "clip=0.5", "--defence", "prune=0.9")
+    words = (*defences, "--restarts", "2", "--attack", "dlg")
     result = gleak("attack", "grey.jpg", "--size", "8", "--steps", "3", *words)
     assert result.exit_code == 0, result.output
     assert re.search(r"defence +scaled down .* 0\.5 .*; then .*90 %", result.output)
@@ -395,40 +452,73 @@ def test_a_jpeg_and_a_defence(
     assert (tmp_path / "gleak-attack-grey" / "filmstrip.png").is_file()
 
 
-def test_restarts_end_with_the_first_success_and_the_best_is_kept(
+def test_the_best_of_the_starts_counts(
     picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends = [(5.0, "diverged"), (0.2, "failed"), (float("inf"), "diverged"), (1e-6, "solved")]
-    seeds: list[int] = []
+    losses = torch.tensor([5.0, 0.2, torch.inf, 0.3])
     real: Any = attacks.idlg
 
     def scripted(seen: Any, **options: Any) -> Any:
-        seeds.append(options["seed"])
-        loss, status = ends[len(seeds) - 1]
         found = real(seen, **{**options, "steps": 1})
-        return replace(found, loss=torch.tensor([loss]), status=(status,))
+        marked = torch.stack([found.images[0] * 0 + k / 4 for k in range(4)])
+        return replace(found, images=marked, loss=losses, status=("failed",) * 4)
 
-    monkeypatch.setattr(attacks, "idlg", scripted)
-    common = ("attack", picture, "--size", "8", "--seed", "7", "--out", tmp_path / "out")
-    result = gleak(*common, "--restarts", "3")
-    assert seeds == [7, 8, 9]
-    assert "after 3 starts the gradients still differ by 0.2" in result.output
-    seeds.clear()
-    assert "solved: after 4 starts" in gleak(*common, "--restarts", "9").output
-    assert seeds == [7, 8, 9, 10]
+    monkeypatch.setitem(attacks.ATTACKS, "idlg", scripted)
+    words = ("--size", "8", "--restarts", "4", "--attack", "idlg", "--out", tmp_path / "out")
+    result = gleak("attack", picture, *words)
+    assert "after 4 starts the loss is still 0.2" in result.output
+    told = float(re.findall(r"MSE ([\d.e-]+),", result.output)[0])
+    private = data.from_image(picture, 8, classes=10).images
+    assert told == pytest.approx(float(((private - 0.25) ** 2).mean()), rel=0.05)
 
 
-def test_ctrl_c_while_attacking_writes_nothing(
+def test_ctrl_c_before_anything_is_found_writes_nothing(
     picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(attacks, "idlg", interrupted)
+    monkeypatch.setattr(attacks, "analytic", refuse)
     result = gleak("attack", picture, *QUICK, "--out", tmp_path / "out")
     assert result.exit_code == 130
     assert "interrupted; nothing was written" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_keeps_the_best_picture_so_far(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Any = attacks.idlg
+
+    def hurried(seen: Any, **options: Any) -> Any:
+        def progress(done: int, total: int, loss: float) -> None:
+            if done >= 300:
+                raise KeyboardInterrupt
+
+        return real(seen, **{**options, "progress": progress})
+
+    monkeypatch.setitem(attacks.ATTACKS, "idlg", hurried)
+    out = tmp_path / "out"
+    common = ("--size", "8", "--steps", "100000", "--attack", "idlg", "--out", out)
+    result = gleak("attack", picture, *common)
+    assert result.exit_code == 130
+    assert "1 interrupted" in result.output
+    assert "interrupted: after 3 starts the loss is still" in result.output
+    assert result.stderr == "interrupted; the best picture so far was written\n"
+    assert sorted(p.name for p in out.iterdir()) == ["before-after.png", "filmstrip.png"]
+    blank = ((data.from_image(picture, 8, classes=10).images - 0.5) ** 2).mean()
+    # Three starts of a hundred steps are well on their way.
+    assert float(re.findall(r"MSE ([\d.e-]+),", result.output)[0]) < float(blank) / 2
+
+
+@pytest.mark.parametrize(
+    ("wish", "count"),
+    [("", 1), ("abc", 1), ("0", 1), ("-2", 1), ("2.5", 1), ("1", 1), (" 1 ,4", 1), ("0,1", 1)],
+)
+def test_a_strange_number_of_threads_is_no_crash(wish: str, count: int) -> None:
+    assert threads(wish) == count
+
+
+def test_the_first_number_of_threads_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert [threads(wish) for wish in ("4,2", "x, 3", "99999999999999999999")] == [4, 3, 8]
 
 
 def test_attack_refuses_before_any_work(
@@ -446,6 +536,7 @@ def test_attack_refuses_before_any_work(
     assert "share must lie between" in refused("attack", picture, "--defence", "prune=3")
     assert "cannot write into" in refused("attack", picture, "--out", fake)
     assert "cannot write into" in refused("attack", picture, "--out", fake / "below")
+    assert "leave out --start" in refused("attack", picture, "--attack", "analytic", "--steps", "9")
     for option in (("--size", "7"), ("--steps", "0"), ("--restarts", "x")):
         assert gleak("attack", picture, *option).exit_code == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fake.png", "me.png"]
@@ -504,16 +595,26 @@ def test_a_sentence_goes_to_stderr_and_the_exit_code_says_so(tmp_path: Path) -> 
     assert ended.stderr.count("\n") == 1
 
 
-def test_an_interrupted_attack_ends_with_130(picture: Path, tmp_path: Path) -> None:
-    words = [*GLEAK, "attack", str(picture), "--steps", "100000", "--out", str(tmp_path / "out")]
+def test_an_interrupted_attack_ends_with_130_and_its_pictures(
+    picture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = [*GLEAK, "attack", str(picture), "--attack", "idlg", "--start", "uniform"]
+    words += ["--steps", "100000", "--defence", "gaussian=0.01", "--out", str(out)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
-        process.stdout.readline()  # the threat model: the attack begins
-        time.sleep(0.5)
+        for _ in range(10):  # the threat model and an empty line: the attack begins
+            process.stdout.readline()
+        time.sleep(4)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-        assert process.stderr.read().strip() == b"interrupted; nothing was written"
-    assert not (tmp_path / "out").exists()
+        said = process.stderr.read()
+        assert process.wait(60) == 130
+    # Had it not yet begun to search, there was nothing to write.
+    assert said.strip() in (
+        b"interrupted; the best picture so far was written",
+        b"interrupted; nothing was written",
+    )
+    assert (out / "before-after.png").is_file() == (b"best picture" in said)
 
 
 def test_progress_is_silent_where_nobody_watches(picture: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from scipy import optimize
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gleak_core import pool
 from gleak_core.descent import DIRECTIONS, Descent
 from gleak_core.lbfgs import LBFGS
-from gleak_core.pool import State, minimise
+from gleak_core.pool import Evaluate, Method, State, minimise
 from gleak_core.solvers import SOLVERS, method, published_lbfgs
 
 F64 = torch.float64
@@ -357,6 +360,106 @@ def test_the_best_iterate_is_kept_where_the_loss_rises() -> None:
     assert torch.equal(solution.z, starts(1, 3))
 
 
+# --- interrupted ------------------------------------------------------------------------------
+
+
+@dataclass
+class Interrupted:
+    """A problem whose `after`-th evaluation is met by a Ctrl-C; all that shared `left` count."""
+
+    problem: Quadratics
+    left: list[int]
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.left[0] -= 1
+        if self.left[0] < 0:
+            raise KeyboardInterrupt
+        return self.problem.value_and_grad(z)
+
+    def compact(self, keep: Tensor) -> "Interrupted":
+        return Interrupted(self.problem.compact(keep), self.left)
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "plain_lbfgs", "adam", "published_lbfgs"])
+@pytest.mark.parametrize("after", [0, 1, 2, 7, 23, 24, 25, 40, 57])
+def test_an_interrupt_keeps_the_best_of_every_trial(name: str, after: int) -> None:
+    """Whenever it comes: 5 trials, 2 at a time, of 20 steps."""
+    problem, z = Quadratics.draw(5, 8, cond=300.0), starts(5, 8)
+    hurried, options = Interrupted(problem, [after]), dict[str, Any](steps=20, every=4)
+    if name == "published_lbfgs":
+        solution = published_lbfgs(hurried, z, inner=2, on_interrupt="keep", **options)
+    else:
+        way = method(name, steps=20, rate=0.1, history=5)
+        solution = minimise(hurried, z, way, width=2, on_interrupt="keep", **options)
+    begun = solution.evaluations > 0
+    first = problem.value_and_grad(z)[0]
+    assert solution.interrupted.any()
+    assert torch.equal(solution.z[~begun], z[~begun])
+    assert (solution.loss[~begun] == torch.inf).all() and solution.interrupted[~begun].all()
+    # What is told of a picture is true of it, and no worse than its start.
+    torch.testing.assert_close(solution.loss[begun], problem.value_and_grad(solution.z)[0][begun])
+    assert (solution.loss[begun] <= first[begun]).all()
+    known = solution.curve.nan_to_num(torch.inf).amin(0)
+    assert (solution.loss <= known).all()
+    assert not solution.frames.isnan().any()
+    torch.testing.assert_close(solution.frames[-1], solution.z)
+    if after == 57 and name in ("lbfgs", "adam"):  # two times 21 evaluations: two pairs have ended
+        assert solution.interrupted.tolist() == [False] * 4 + [True]
+
+
+def test_an_interrupt_goes_through_unless_it_may_be_kept() -> None:
+    problem, z = Quadratics.draw(2, 4), starts(2, 4)
+    with pytest.raises(KeyboardInterrupt):
+        minimise(Interrupted(problem, [5]), z, LBFGS(3), steps=20)
+    with pytest.raises(KeyboardInterrupt):
+        published_lbfgs(Interrupted(problem, [5]), z, steps=20)
+    for run in (
+        lambda: minimise(problem, z, LBFGS(3), steps=2, on_interrupt="kepe"),
+        lambda: published_lbfgs(problem, z, steps=2, on_interrupt="kepe"),
+    ):
+        with pytest.raises(ValueError, match="did you mean 'keep'"):
+            run()
+
+
+def test_steps_since_the_last_look_are_not_lost() -> None:
+    problem, z = Quadratics.draw(3, 8, cond=300.0), starts(3, 8)
+    whole = minimise(problem, z, LBFGS(5), steps=8, every=1)
+    hurried = Interrupted(problem, [6])  # the first evaluation, and five of eight steps
+    solution = minimise(hurried, z, LBFGS(5), steps=8, every=0, on_interrupt="keep")
+    torch.testing.assert_close(solution.loss, whole.curve[5])
+    torch.testing.assert_close(solution.z, whole.frames[5])
+
+
+def test_an_interrupt_while_trials_begin_leaves_them_at_their_start() -> None:
+    class Slow(LBFGS):
+        def begin(self, z: Tensor, f: Tensor, g: Tensor) -> State:
+            raise KeyboardInterrupt
+
+    problem, z = Quadratics.draw(2, 4), starts(2, 4)
+    solution = minimise(problem, z, Slow(3), steps=8, on_interrupt="keep")
+    assert torch.equal(solution.z, z) and solution.evaluations.tolist() == [1, 1]
+    assert torch.equal(solution.loss, problem.value_and_grad(z)[0])
+
+
+def test_what_the_progress_had_seen_is_kept() -> None:
+    """An interrupt from the callback comes right after a look: nothing at all is lost."""
+    problem, z = Quadratics.draw(3, 8, cond=300.0), starts(3, 8)
+
+    def progress(done: int, total: int, loss: float) -> None:
+        if done == 3 * 12:
+            raise KeyboardInterrupt
+
+    solution = minimise(
+        problem, z, LBFGS(5), steps=40, every=4, progress=progress, on_interrupt="keep"
+    )
+    whole = minimise(problem, z, LBFGS(5), steps=12, every=4)
+    assert torch.equal(solution.z, whole.z) and torch.equal(solution.loss, whole.loss)
+    assert torch.equal(solution.curve[:13], whole.curve)
+    assert torch.equal(solution.frames[:3], whole.frames[:3])
+    assert solution.interrupted.all() and not whole.interrupted.any()
+    assert solution.evaluations.tolist() == [13, 13, 13]
+
+
 # --- ready for a GPU --------------------------------------------------------------------------
 
 
@@ -402,6 +505,30 @@ def test_a_step_is_the_same_dict_of_shapes() -> None:
             assert {k: (v.shape, v.dtype) for k, v in after.items()} == {
                 k: (v.shape, v.dtype) for k, v in state.items()
             }
+
+
+@pytest.mark.parametrize("name", [n for n in SOLVERS if n != "published_lbfgs"])
+def test_steps_written_over_their_inputs_are_the_same_steps(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a captured graph does, without a GPU: every tensor of the state keeps its memory."""
+
+    def captured(way: Method, state: State, evaluate: Evaluate) -> Callable[[State], State]:
+        def replay(_: State) -> State:
+            for name, after in way.advance(dict(state), evaluate).items():
+                if after is not state[name]:
+                    state[name].copy_(after)
+            return state
+
+        return replay
+
+    problem, z = Quadratics.draw(3, 4), starts(3, 4)
+    way = method(name, steps=12, rate=0.5, history=3)
+    plain = minimise(problem, z, way, steps=12, every=1, width=2)
+    monkeypatch.setattr(pool, "_plain", captured)
+    written = minimise(problem, z, way, steps=12, every=1, width=2)
+    torch.testing.assert_close(written.frames, plain.frames, rtol=0, atol=0)
+    assert torch.equal(written.loss, plain.loss)
 
 
 # --- the published loop -----------------------------------------------------------------------

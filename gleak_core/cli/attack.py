@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +12,20 @@ if TYPE_CHECKING:
     from gleak_core.defences import Defence
     from gleak_core.observation import Observation, Reconstruction
 
-__all__ = ["DEFENCES", "attack", "defend"]
+__all__ = ["ATTACKS", "DEFENCES", "attack", "defend", "threads"]
 
-ATTACKS = ("idlg", "dlg")
+ATTACKS: Mapping[str, str] = {
+    "auto": "analytic, and idlg where that fails",
+    "analytic": "linear algebra, for an exact gradient",
+    "cpl": "",
+    "dlg": "",
+    "general": "",
+    "grad_inversion": "its starts are a group",
+    "idlg": "",
+    "inverting_gradients": "",
+}
 CLASSES = 10
+RESTARTS = 3
 # name: (what stands after the =, how many numbers that is)
 DEFENCES: Mapping[str, tuple[str, int]] = {
     "gaussian": ("STD", 1),
@@ -27,25 +37,38 @@ DEFENCES: Mapping[str, tuple[str, int]] = {
     "clip": ("NORM", 1),
     "dp": ("NORM:MULTIPLIER", 2),
 }
+_NAMES = ", ".join(f"{name} ({what})" if what else name for name, what in ATTACKS.items())
 _SPELLINGS = ", ".join(f"{name}={v}" if v else name for name, (v, _) in DEFENCES.items())
 
 
 def attack(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG or JPEG of your own.")],
-    method: Annotated[str, typer.Option("--attack", help=f"{' or '.join(ATTACKS)}.")] = "idlg",
+    method: Annotated[str, typer.Option("--attack", help=f"{_NAMES}.")] = "auto",
     size: Annotated[
         int, typer.Option(help="Its central square is resized to so many pixels.", min=8, max=224)
     ] = 32,
     start: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Where it begins: grey, uniform noise, level-2, or normal as DLG was published."
+            help="Where the optimiser begins: grey, uniform noise, level-2, normal as DLG was "
+            "published, … (default: the attack's own).",
+            show_default=False,
         ),
-    ] = "grey",
-    steps: Annotated[int, typer.Option(help="Steps of the optimiser.", min=1)] = 3000,
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps of the optimiser (default: the attack's own).", min=1, show_default=False
+        ),
+    ] = None,
     restarts: Annotated[
-        int, typer.Option(help="Try so many starts, until one succeeds.", min=1)
-    ] = 3,
+        int | None,
+        typer.Option(
+            help=f"Starts side by side; the best one counts (default: {RESTARTS}).",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     defence: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,7 +94,13 @@ def attack(
     from gleak_core.errors import choose
 
     choose("attack", method, ATTACKS)
-    starts.find(start)
+    if start is not None:
+        starts.find(start)
+    if method == "analytic" and (start, steps, restarts) != (None, None, None):
+        raise ValueError(
+            "the analytic recursion solves equations: leave out --start, --steps and --restarts, "
+            "or take another --attack"
+        )
     guard, where = defend(defence or ()), pick(device)
     batch = data.from_image(image, size, classes=CLASSES)
     folder = out or Path(f"gleak-attack-{image.stem}")
@@ -79,44 +108,54 @@ def attack(
 
     if where.type == "cpu":
         # Convolutions this small were seen to run ten times slower on two threads than on one.
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.set_num_threads(threads(os.environ.get("OMP_NUM_THREADS", "")))
     model = models.lenet(classes=CLASSES, size=size, seed=seed).to(where)
     seen = clients.fedsgd(model, batch, defence=guard, seed=seed)
     typer.echo(f"{seen}\n")
     try:
-        found, tried = _leak(seen, method, start=start, steps=steps, restarts=restarts, seed=seed)
+        tried = (
+            None if method not in ("auto", "analytic") else _solve(seen, fall_back=method == "auto")
+        )
+        if tried is None:
+            name = "idlg" if method == "auto" else method
+            changed = {k: v for k, v in (("start", start), ("steps", steps)) if v is not None}
+            tried = _optimise(seen, name, restarts or RESTARTS, seed=seed, **changed)
     except KeyboardInterrupt:
         typer.echo("\ninterrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
+    interrupted = "interrupted" in tried.status
+    found = tried.best(tried.trials)
     score = metrics.score(found, batch)
     decibel = score.psnr[0, 0].clamp(max=metrics.PSNR_CAP)
+    moved = len(found.history.frame_steps) > 1
 
-    starts_said = "1 start" if tried == 1 else f"{tried} starts"
     typer.echo(f"{found}\n{score}\n")
-    if found.status[0] == "solved":
-        typer.echo(
-            f"solved: after {starts_said} the gradients agree, "
-            f"so the attacker may trust that this is {image.name}, without ever having seen it"
-        )
-    else:
-        typer.echo(
-            f"not solved: after {starts_said} the gradients still differ by {found.loss[0]:.2g}, "
-            "so the attacker knows that he may not have the picture; "
-            "try more --steps, more --restarts or another --seed"
-        )
+    typer.echo(_verdict(found, image.name, f"after {_count(tried.trials)}" if moved else ""))
     words = f"{image.name} and what {found.attack} made of its gradient ({decibel:.0f} dB)"
     pair = {found.attack: [batch.images[0], found.images[0, 0]]}
     before_after = figures.strip(
         pair, titles=("private", f"rebuilt, {decibel:.0f} dB"), alt=f"{words}."
     )
-    film = figures.filmstrip(
-        _until_solved(found),
-        private=batch.images,
-        names=[found.attack],
-        alt=f"From noise, step by step: {words}.",
-    )
     typer.echo(before_after.save(folder / "before-after.png"))
-    typer.echo(film.save(folder / "filmstrip.png"))
+    if moved:
+        film = figures.filmstrip(
+            _until_solved(found),
+            private=batch.images,
+            names=[found.attack],
+            alt=f"From the start, step by step: {words}.",
+        )
+        typer.echo(film.save(folder / "filmstrip.png"))
+    else:
+        typer.echo("no filmstrip: linear algebra takes no steps; --attack idlg makes one")
+    if interrupted:
+        typer.echo("interrupted; the best picture so far was written", err=True)
+        raise typer.Exit(130)
+
+
+def threads(wish: str) -> int:
+    """Return the first positive number in what OMP_NUM_THREADS says, at most all cores; else 1."""
+    numbers = (int(part) for part in wish.split(",") if part.strip().isdecimal())
+    return min(next((n for n in numbers if n > 0), 1), os.cpu_count() or 1)
 
 
 def defend(specs: Iterable[str]) -> "Defence | None":
@@ -144,13 +183,28 @@ def defend(specs: Iterable[str]) -> "Defence | None":
     return defences.compose(*chain) if chain else None
 
 
-def _leak(
-    seen: "Observation", method: str, *, start: str, steps: int, restarts: int, seed: int
-) -> "tuple[Reconstruction, int]":
-    """Attack until a start succeeds; return the one with the lowest loss and how many it took.
+def _solve(seen: "Observation", *, fall_back: bool) -> "Reconstruction | None":
+    """Solve for the picture by linear algebra; None, and a word, if that fails and may."""
+    from gleak_core import attacks
+    from gleak_core.errors import GleakError
 
-    One start after the other, unlike anywhere else: most first starts succeed, and you are waiting.
-    """
+    try:
+        found = attacks.analytic(seen)
+    except GleakError as error:
+        if not fall_back:
+            raise
+        typer.echo(f"{error}: idlg goes on\n")
+        return None
+    if fall_back and found.status[0] != "solved":
+        typer.echo("linear algebra does not solve this gradient: idlg goes on\n")
+        return None
+    return found
+
+
+def _optimise(
+    seen: "Observation", name: str, restarts: int, *, seed: int, **changed: Any
+) -> "Reconstruction":
+    """Attack from several starts side by side: registers have room for all of them."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -158,33 +212,46 @@ def _leak(
 
     err = Console(stderr=True)
     columns = (
-        TextColumn("start {task.fields[number]} of {task.fields[most]}"),
+        TextColumn(f"{name}, {_count(restarts)}"),
         BarColumn(),
-        TextColumn("gradient distance {task.fields[loss]:.1e}"),
+        TextColumn("best loss {task.fields[loss]:.1e}"),
         TimeRemainingColumn(),
     )
-    best: Reconstruction | None = None
-    tried = 0
+    steps = changed.get("steps", attacks.RECIPES[name].steps)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        while tried < restarts and not (best and best.status[0] == "solved"):
-            task = bar.add_task("", number=tried + 1, most=restarts, loss=float("inf"))
-            found = getattr(attacks, method)(
-                seen,
-                start=start,
-                steps=steps,
-                seed=seed + tried,
-                every=max(1, steps // 60),
-                stop=attacks.SOLVED / 100,
-                progress=lambda done, total, loss, task=task: bar.update(
-                    task, completed=done, total=total, loss=loss
-                ),
-            )
-            bar.remove_task(task)
-            tried += 1
-            if best is None or found.loss[0] < best.loss[0]:
-                best = found
-    assert best is not None  # restarts ≥ 1
-    return best, tried
+        task = bar.add_task("", loss=float("inf"))
+        return attacks.ATTACKS[name](
+            seen,
+            **changed,
+            trials=restarts,
+            seed=seed,
+            every=max(1, steps // 60),
+            on_interrupt="keep",
+            progress=lambda done, total, loss: bar.update(
+                task, completed=done, total=total, loss=loss
+            ),
+        )
+
+
+def _verdict(found: "Reconstruction", name: str, when: str) -> str:
+    """Say what the attacker may conclude."""
+    when = f"{when} " if when else ""
+    if found.status[0] == "solved":
+        return (
+            f"solved by {found.attack}: {when}the gradients agree, "
+            f"so the attacker may trust that this is {name}, without ever having seen it"
+        )
+    said = "interrupted" if found.status[0] == "interrupted" else "not solved"
+    cure = "more --steps, more --restarts, another --attack or another --seed"
+    return (
+        f"{said}: {when}the loss is still {found.loss[0]:.2g}, "
+        "so the attacker knows that he may not have the picture; "
+        f"try {cure if when else '--attack idlg'}"
+    )
+
+
+def _count(starts: int) -> str:
+    return "1 start" if starts == 1 else f"{starts} starts"
 
 
 def _until_solved(found: "Reconstruction") -> "Reconstruction":
