@@ -156,6 +156,7 @@ def _matches(seen: Observation, recipe: Recipe, options: Options) -> list[Gradie
             distance=distance,
             evaluator=options.get("evaluator", "auto"),
             round=round,
+            times=options.get("trials", 1),
         )
         for round, distance in enumerate(distances)
     ]

@@ -32,7 +32,9 @@ __all__ = [
 
 EVALUATORS = ("auto", "lanes", "closed_form", "vmap", "autograd")
 _SMALL = 8 * 32 * 32
-"""B·H·W up to which it pays to evaluate trials side by side; beyond, one by one (measured)."""
+"""B·H·W up to which it pays to evaluate trials side by side in PyTorch (`make bench`)."""
+_FEW = 4
+"""Trials from which on lanes pay at any size; fewer leave too many of them idle."""
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -167,8 +169,12 @@ class GradientMatch:
         distance: Distance = squared_l2,
         evaluator: str = "auto",
         round: int = 0,
+        times: int = 1,
     ) -> "GradientMatch":
-        """Take from an observation what it grants, and refuse if that is not enough."""
+        """Take from an observation what it grants, and refuse if that is not enough.
+
+        `times` says how often each message will be `Repeated`, for the choice of evaluator.
+        """
         choose("evaluator", evaluator, EVALUATORS)
         shape, batch_size = seen.need("image_shape", "batch_size", by=by)
         weight, _ = seen.head()
@@ -181,7 +187,7 @@ class GradientMatch:
             evaluator="vmap",
         )
         stack = match._read()
-        return replace(match, stack=stack, evaluator=match._choose(evaluator, stack))
+        return replace(match, stack=stack, evaluator=match._choose(evaluator, stack, times))
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss (T,) and its gradient (T, n)."""
@@ -317,10 +323,11 @@ class GradientMatch:
 
     # --- what the network is ------------------------------------------------------------------
 
-    def _choose(self, wish: str, stack: Sequence[stacks.Layer]) -> str:
+    def _choose(self, wish: str, stack: Sequence[stacks.Layer], times: int) -> str:
         """Return the fastest evaluator that fits, or the one wished for, or refuse."""
         batch, _, height, width = self.dummies.image_shape
-        small = batch * height * width <= _SMALL
+        pixels, trials = batch * height * width, len(next(iter(self.target.values())))
+        small, abreast = pixels <= _SMALL, trials * times
         if wish in ("vmap", "autograd"):
             return wish
         if not stack:
@@ -330,7 +337,7 @@ class GradientMatch:
                 f"evaluator {wish!r} is for stacks of convolutions, activations and linear layers "
                 "whose weights all trials share: use evaluator='auto'"
             )
-        shape = (len(next(iter(self.target.values()))), *self.dummies.image_shape)
+        shape = (trials, *self.dummies.image_shape)
         fits = lanes.available() and lanes.supports(
             stack, self.weights, self.target, self.distance, shape
         )
@@ -339,7 +346,12 @@ class GradientMatch:
                 "evaluator 'lanes' is for the squared distance of a whole message on a CPU, "
                 "and needs numba (pip install 'gleak[fast]'): use evaluator='auto'"
             )
-        return "lanes" if fits and small and wish != "closed_form" else "closed_form"
+        if wish != "auto":
+            return wish
+        if fits and (abreast >= _FEW or (abreast > 1 and small) or pixels <= _SMALL // 4):
+            return "lanes"
+        on_cpu = next(iter(self.target.values())).device.type == "cpu"
+        return "autograd" if on_cpu and not small else "closed_form"
 
     def _read(self) -> tuple[stacks.Layer, ...]:
         """Return the network as a plain stack, if it is one and computes what it looks like."""

@@ -215,5 +215,5 @@ def test_what_it_cannot_do_is_declined() -> None:
     assert not lanes.supports(STACK, weights, target, squared_l2, (4, *x.shape[1:]))
     with pytest.raises(ValueError, match="3 trials, called with 2"):
         lanes.Lanes(STACK, weights, target)(x[:2], x[:2])
-    with pytest.raises(ValueError, match="set up in torch.float64"):
+    with pytest.raises(ValueError, match=r"set up in torch\.float64"):
         lanes.Lanes(STACK, weights, target)(x.float(), x.float())

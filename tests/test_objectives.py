@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from gleak_core import clients, models, stacks
+from gleak_core import clients, lanes, models, stacks
 from gleak_core.distances import DISTANCES, Distance, Masked, squared_l2, surviving
 from gleak_core.errors import GleakError
 from gleak_core.objectives import Dummies, GradientMatch, Repeated, Total, some
@@ -510,6 +510,46 @@ def test_auto_goes_by_size_where_there_is_no_stack() -> None:
         for wish in ("vmap", "autograd"):
             match = GradientMatch.of(seen, labels=None, by="test", evaluator=wish)
             assert match.evaluator == wish
+
+
+def of_lenet(trials: int, batch: int) -> Observation:
+    net = models.lenet(CLASSES, 1, 32, width=1).double()
+    return observed(net, trials, (batch, 1, 32, 32))
+
+
+@pytest.mark.skipif(not lanes.available(), reason="numba is not installed")
+@pytest.mark.parametrize(
+    ("trials", "batch", "times", "wanted"),
+    [
+        (1, 1, 1, "lanes"),
+        (1, 4, 1, "closed_form"),  # seven of eight lanes would be idle
+        (2, 4, 1, "lanes"),
+        (1, 4, 2, "lanes"),  # two starts against one message
+        (2, 16, 1, "autograd"),
+        (1, 16, 4, "lanes"),
+        (4, 16, 1, "lanes"),
+    ],
+)
+def test_auto_goes_by_trials_and_size_on_a_stack(
+    trials: int, batch: int, times: int, wanted: str
+) -> None:
+    seen = of_lenet(trials, batch)
+    assert GradientMatch.of(seen, labels=None, by="test", times=times).evaluator == wanted
+
+
+@pytest.mark.parametrize(("batch", "wanted"), [(1, "closed_form"), (16, "autograd")])
+def test_auto_without_numba(batch: int, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "available", lambda: False)
+    seen = of_lenet(4, batch)
+    assert GradientMatch.of(seen, labels=None, by="test").evaluator == wanted
+    with pytest.raises(ValueError, match=r"pip install 'gleak\[fast\]'"):
+        GradientMatch.of(seen, labels=None, by="test", evaluator="lanes")
+
+
+def test_who_asks_for_lanes_gets_lanes_at_any_size() -> None:
+    seen = of_lenet(1, 16)
+    for wish in ("closed_form", *(["lanes"] if lanes.available() else [])):
+        assert GradientMatch.of(seen, labels=None, by="test", evaluator=wish).evaluator == wish
 
 
 def test_an_unknown_evaluator_is_refused_by_its_nearest_name(tiny_net, tiny_batch) -> None:

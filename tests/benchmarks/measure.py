@@ -200,10 +200,10 @@ def of_trials(trials: int, device: str) -> Iterator[Row]:
 def of_shape(part: str, batch: int, size: int, device: str) -> Iterator[Row]:
     """One evaluation for each of eight trials of this shape, first by what `auto` takes."""
     ways = _evaluators(batch, size, device, trials=(8,))
-    name, (_, auto) = next(iter(ways.items()))
+    named, (_, auto) = next(iter(ways.items()))
     auto()
     at = batch if part == "batch" else size
-    yield _row(part, name, at, "peak MB", _peak(device), 1)
+    yield _row(part, named.partition(",")[0], at, "peak MB", _peak(device), 1)
     for row in _timed(part, ways, 5, device):
         yield row | {"at": at}
 
