@@ -1,5 +1,4 @@
-# ruff: noqa: E501, RUF043
-"""Gradient distances: each against loops over trials and entries, and what each must not depend on."""
+"""Gradient distances: each against loops over trials and entries, and what must not matter."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -311,7 +310,7 @@ def test_surviving_reads_the_mask_off_the_message() -> None:
 
 def test_surviving_refuses_a_message_of_zeros() -> None:
     nothing = {n: torch.zeros_like(g) for n, g in updates().items()}
-    with pytest.raises(GleakError, match="nothing of this gradient survived.*prune less"):
+    with pytest.raises(GleakError, match=r"nothing of this gradient survived.*prune less"):
         surviving(nothing)
     nothing["conv.bias"][1, 2] = 1e-30  # one entry of one trial is something
     assert surviving(nothing)["conv.bias"].sum() == 1

@@ -1,4 +1,3 @@
-# ruff: noqa: E501, RUF043
 """Terms beside the distance: each against numbers worked out by hand, and what each must not do."""
 
 import math
@@ -534,7 +533,7 @@ def test_the_task_loss_needs_a_label() -> None:
 @pytest.mark.parametrize("net", [plain(), models.resnet(1, CLASSES, 3, SIZE).double()])
 def test_statistics_need_a_model_that_keeps_them(net: nn.Module) -> None:
     seen = clients.fedsgd(net, random_batch(2, classes=CLASSES, size=SIZE))
-    with pytest.raises(GleakError, match="no running statistics.*leave batch_norm out"):
+    with pytest.raises(GleakError, match=r"no running statistics.*leave batch_norm out"):
         penalties.build("batch_norm", seen, matched(seen))
 
 
@@ -566,7 +565,7 @@ def test_no_internal_representation_without_a_linear_layer() -> None:
 @pytest.mark.parametrize("name", ["oracle_task_loss", "internal", "tv_above_oracle"])
 @pytest.mark.parametrize("picked", [1, 2])
 def test_an_oracle_of_other_images_than_the_batch_is_refused(name: str, picked: int) -> None:
-    """Rounds pick from more items than a batch holds: one image would broadcast over all of them."""
+    """Rounds pick from more items than a batch holds: one image would broadcast over all."""
     batch = random_batch(3, classes=CLASSES, size=SIZE)
     seen = clients.horizontal(
         plain(),
