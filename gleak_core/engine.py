@@ -148,6 +148,8 @@ def _matches(seen: Observation, recipe: Recipe, options: Options) -> list[Gradie
         if options.get("masked"):
             distance = Masked(distance, surviving(seen.gradient(round, by=recipe.title)))
         distances.append(distance)
+    alone = recipe.solver == "published_lbfgs"  # it goes through its trials one by one
+    abreast = 1 if alone else seen.trials * options.get("trials", 1)
     return [
         GradientMatch.of(
             seen,
@@ -156,7 +158,7 @@ def _matches(seen: Observation, recipe: Recipe, options: Options) -> list[Gradie
             distance=distance,
             evaluator=options.get("evaluator", "auto"),
             round=round,
-            times=options.get("trials", 1),
+            abreast=abreast,
         )
         for round, distance in enumerate(distances)
     ]

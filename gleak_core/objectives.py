@@ -169,11 +169,12 @@ class GradientMatch:
         distance: Distance = squared_l2,
         evaluator: str = "auto",
         round: int = 0,
-        times: int = 1,
+        abreast: int | None = None,
     ) -> "GradientMatch":
         """Take from an observation what it grants, and refuse if that is not enough.
 
-        `times` says how often each message will be `Repeated`, for the choice of evaluator.
+        `abreast` helps to choose an evaluator: how many trials will be asked for at once, where
+        that is not one for each message.
         """
         choose("evaluator", evaluator, EVALUATORS)
         shape, batch_size = seen.need("image_shape", "batch_size", by=by)
@@ -187,7 +188,7 @@ class GradientMatch:
             evaluator="vmap",
         )
         stack = match._read()
-        return replace(match, stack=stack, evaluator=match._choose(evaluator, stack, times))
+        return replace(match, stack=stack, evaluator=match._choose(evaluator, stack, abreast))
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss (T,) and its gradient (T, n)."""
@@ -323,11 +324,11 @@ class GradientMatch:
 
     # --- what the network is ------------------------------------------------------------------
 
-    def _choose(self, wish: str, stack: Sequence[stacks.Layer], times: int) -> str:
+    def _choose(self, wish: str, stack: Sequence[stacks.Layer], abreast: int | None) -> str:
         """Return the fastest evaluator that fits, or the one wished for, or refuse."""
         batch, _, height, width = self.dummies.image_shape
         pixels, trials = batch * height * width, len(next(iter(self.target.values())))
-        small, abreast = pixels <= _SMALL, trials * times
+        small, abreast = pixels <= _SMALL, trials if abreast is None else abreast
         if wish in ("vmap", "autograd"):
             return wish
         if not stack:

@@ -519,22 +519,23 @@ def of_lenet(trials: int, batch: int) -> Observation:
 
 @pytest.mark.skipif(not lanes.available(), reason="numba is not installed")
 @pytest.mark.parametrize(
-    ("trials", "batch", "times", "wanted"),
+    ("trials", "batch", "abreast", "wanted"),
     [
-        (1, 1, 1, "lanes"),
-        (1, 4, 1, "closed_form"),  # seven of eight lanes would be idle
-        (2, 4, 1, "lanes"),
+        (1, 1, None, "lanes"),
+        (1, 4, None, "closed_form"),  # seven of eight lanes would be idle
+        (2, 4, None, "lanes"),
         (1, 4, 2, "lanes"),  # two starts against one message
-        (2, 16, 1, "autograd"),
+        (2, 16, None, "autograd"),
         (1, 16, 4, "lanes"),
-        (4, 16, 1, "lanes"),
+        (4, 16, None, "lanes"),
+        (4, 16, 1, "autograd"),  # four messages, one after the other
     ],
 )
 def test_auto_goes_by_trials_and_size_on_a_stack(
-    trials: int, batch: int, times: int, wanted: str
+    trials: int, batch: int, abreast: int | None, wanted: str
 ) -> None:
     seen = of_lenet(trials, batch)
-    assert GradientMatch.of(seen, labels=None, by="test", times=times).evaluator == wanted
+    assert GradientMatch.of(seen, labels=None, by="test", abreast=abreast).evaluator == wanted
 
 
 @pytest.mark.parametrize(("batch", "wanted"), [(1, "closed_form"), (16, "autograd")])
