@@ -52,7 +52,7 @@ class Scale:
     textbook: int = 8
     repeats: int = 60
     noisy: int = 8
-    trials: Sequence[int] = (1, 8, 32, 128, 512, 2048, 4096)
+    trials: Sequence[int] = (1, 8, 32, 256, 1024, 4096)
     batches: Sequence[int] = (1, 4, 16, 64)
     sizes: Sequence[int] = (32, 64, 128, 224)
     device: str = "cpu"
