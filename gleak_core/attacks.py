@@ -9,6 +9,7 @@ from typing import Unpack
 
 from gleak_core import labels
 from gleak_core.engine import BUDGET, SOLVED, Options, by_recursion, carry_out
+from gleak_core.errors import choose
 from gleak_core.observation import Observation, Reconstruction
 from gleak_core.recipes import PUBLISHED, RECIPES, explain
 
@@ -61,9 +62,12 @@ def grad_inversion(seen: Observation, **options: Unpack[Options]) -> Reconstruct
 def general(seen: Observation, *, rounds: int = 1, **options: Unpack[Options]) -> Reconstruction:
     """General deep leakage: label counts, bounded pixels, several updates (Geng et al. 2021).
 
-    With `rounds` > 1 the images found are used to count the labels again, and the attack goes on
-    from there: the fixed point labels → images → p → labels. Weights are matched by angle (Eq. 24).
+    With `rounds` > 1 the images found are used to count the labels again, and the attack is run
+    again with these: the fixed point labels → images → p → labels. Weights are matched by angle
+    (Eq. 24).
     """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
     if seen.kind == "weights":
         options = {"distance": "cosine_per_layer", **options}
     found = carry_out("general", seen, options)
@@ -82,6 +86,14 @@ def analytic(seen: Observation, *, polish: int = 0, **options: Unpack[Options]) 
 
     One image per message, and a network of `analytic`'s class; without `polish` no optimiser runs.
     """
+    owned = ("start", "steps") if polish else tuple(Options.__annotations__)
+    for option in options:
+        choose("option", option, Options.__annotations__)
+        if option in owned:
+            raise ValueError(
+                f"the recursion has no {option}: leave it out"
+                + ("; polish= says how many steps" if polish else ", or polish= by an optimiser")
+            )
     if polish:
         return carry_out("idlg", seen, {"start": "analytic", "steps": polish, **options})
     return by_recursion(seen)

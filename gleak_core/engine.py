@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gleak_core import analytic, labels, penalties, solvers, starts
-from gleak_core.distances import DISTANCES, Distance, Masked, surviving
+from gleak_core.distances import DISTANCES, Distance, Masked, squared_l2, surviving
 from gleak_core.errors import GleakError, choose
 from gleak_core.objectives import Dummies, GradientMatch, Repeated, Total
 from gleak_core.observation import History, Observation, Reconstruction, Status
@@ -49,7 +49,7 @@ class Options(TypedDict, total=False):
     trials: int  # independent starts against each message
     seed: int
     every: int  # keep a frame every so many steps; 0: the first and the last only
-    stop: float  # end a trial at this share of ‖∇W‖²
+    stop: float  # end a trial when its whole loss is below this share of what no gradient has
     budget: int  # bytes
     evaluator: str
     published: bool  # the recipe exactly as published, slow as it may be
@@ -81,10 +81,9 @@ def carry_out(name: str, seen: Observation, options: Options) -> Reconstruction:
     scale = scale.repeat_interleave(trials)  # (T·trials,) ‖∇W‖² for the squared distance
 
     solution = _solve(objective, z, recipe, matches, options, scale)
-    distance = solution.loss
-    if terms:  # what a term adds to the loss says nothing about the gradients
-        width = _width(matches, 0, z, options.get("budget", BUDGET))
-        distance = _values(Repeated(apart, trials), solution.z, width)
+    solved = solution.loss.cpu().double() < SOLVED * scale
+    if terms or not _squared(matches[0].distance):
+        solved = _agree(matches, solution.z, trials, options.get("budget", BUDGET))
     known = dummies.labels
     return Reconstruction(
         images=dummies.images(solution.z),
@@ -92,7 +91,7 @@ def carry_out(name: str, seen: Observation, options: Options) -> Reconstruction:
         if known is None
         else known.repeat_interleave(trials, 0),
         loss=solution.loss,
-        status=_status(solution, distance.cpu().double() < SOLVED * scale),
+        status=_status(solution, solved),
         history=History(
             steps=solution.steps,
             loss=solution.curve,
@@ -118,15 +117,16 @@ def by_recursion(seen: Observation) -> Reconstruction:
         evaluator="auto" if seen.trials > _FEW else "vmap",
     )
     z = match.dummies.pack(_like(found.images, match))
-    loss = _values(match, z, _width([match], 0, z, BUDGET))
+    loss = _values(match, z, _width([match], 0, z, BUDGET)).cpu()
+    solved = loss < SOLVED * match.scale.cpu()
     return Reconstruction(
         images=match.dummies.images(z),
         labels=found.labels,
         loss=loss,
-        status=tuple("solved" if s else "failed" for s in (loss < SOLVED * match.scale).tolist()),
+        status=tuple("solved" if good else "failed" for good in solved.tolist()),
         history=History(
             steps=torch.arange(1),
-            loss=loss[None].cpu(),
+            loss=loss[None],
             frame_steps=torch.arange(1),
             frames=match.dummies.images(z)[None].cpu(),
         ),
@@ -139,6 +139,12 @@ def by_recursion(seen: Observation) -> Reconstruction:
 def _matches(seen: Observation, recipe: Recipe, options: Options) -> list[GradientMatch]:
     """Return the distance from each message."""
     known = _labels(seen, recipe)
+    picks = seen.given.batch_indices
+    if picks is not None and bool((picks.sort(-1).values != picks[0].sort().values).any()):
+        raise GleakError(
+            f"{recipe.title} rebuilds one batch, and these {len(seen.rounds)} messages are of "
+            "different ones: choose one with seen.message(0)"
+        )
     distances = []
     for round in range(len(seen.rounds)):
         named = recipe.distance
@@ -148,8 +154,7 @@ def _matches(seen: Observation, recipe: Recipe, options: Options) -> list[Gradie
         if options.get("masked"):
             distance = Masked(distance, surviving(seen.gradient(round, by=recipe.title)))
         distances.append(distance)
-    alone = recipe.solver == "published_lbfgs"  # it goes through its trials one by one
-    abreast = 1 if alone else seen.trials * options.get("trials", 1)
+    abreast = _abreast(seen, recipe, options)
     return [
         GradientMatch.of(
             seen,
@@ -164,6 +169,16 @@ def _matches(seen: Observation, recipe: Recipe, options: Options) -> list[Gradie
     ]
 
 
+def _abreast(seen: Observation, recipe: Recipe, options: Options) -> int:
+    """Return how many trials can run side by side at most: the solver's state takes most room."""
+    if recipe.solver == "published_lbfgs":  # it goes through its trials one by one
+        return 1
+    shape, batch_size = seen.need("image_shape", "batch_size", by=recipe.title)
+    state = _method(recipe, 0).floats(batch_size * torch.Size(shape).numel())
+    room = options.get("budget", BUDGET) // (4 * state)
+    return max(1, min(seen.trials * options.get("trials", 1), room))
+
+
 def _labels(seen: Observation, recipe: Recipe) -> Tensor | None:
     """Return the labels to hold fixed (T, B), or None where they are optimised."""
     rule, by = recipe.labels, recipe.title
@@ -174,12 +189,31 @@ def _labels(seen: Observation, recipe: Recipe) -> Tensor | None:
                 f"labels must be (trials, batch) = {(seen.trials, batch_size)}, "
                 f"got {tuple(rule.shape)}: one label for each image of each message"
             )
+        weight, _ = seen.head()
+        classes = seen.rounds[0].update[weight].shape[1]
+        if rule.dtype != torch.int64 or not bool(((rule >= 0) & (rule < classes)).all()):
+            raise ValueError(
+                f"labels must be class numbers from 0 to {classes - 1} (int64), got {rule.dtype} "
+                f"from {rule.min():g} to {rule.max():g}"
+            )
         return rule.to(seen.device)
+    if not isinstance(rule, str):
+        raise ValueError(
+            f"labels={rule!r} is neither a rule nor a tensor: write torch.tensor(…) of shape (T, B)"
+        )
     choose("label rule", rule, ("joint", "oracle", *labels.RULES))
     if rule == "joint":
         return None
     if rule == "oracle":
-        return seen.need("oracle_labels", by=f"{by} with labels='oracle'")[0]
+        known, batch_size = seen.need("oracle_labels", "batch_size", by=f"{by} labels='oracle'")
+        picks = seen.given.batch_indices
+        known = known if picks is None else known[:, picks[0]]  # the labels are of all items
+        if known.shape != (seen.trials, batch_size):
+            raise GleakError(
+                f"{by} with labels='oracle' needs a label for each image of each message, "
+                f"{(seen.trials, batch_size)}, and was given {tuple(known.shape)}: pass labels="
+            )
+        return known
     return labels.RULES[rule](seen)
 
 
@@ -197,6 +231,7 @@ def _begin(
         start = analytic.recover(seen).images
     if isinstance(start, Tensor):
         shape = (count, *dummies.image_shape)
+        start = start.detach()
         images = start if len(start) == count else start.repeat_interleave(trials, 0)
         if images.shape != shape:
             raise ValueError(f"start must be images {shape}, got {tuple(start.shape)}")
@@ -220,8 +255,8 @@ def _solve(
 ) -> Solution:
     choose("solver", recipe.solver, solvers.SOLVERS)
     published = recipe.solver == "published_lbfgs"
-    every, budget = options.get("every", 10), options.get("budget", BUDGET)
-    _frames_fit(z, recipe.steps, every, budget)
+    budget = options.get("budget", BUDGET)
+    every = _every(z, recipe.steps, options.get("every"), max(budget, BUDGET))
     given: dict[str, Any] = {
         "steps": recipe.steps,
         "every": every,
@@ -231,32 +266,70 @@ def _solve(
     }
     if published:
         return solvers.published_lbfgs(objective, z, rate=recipe.rate, **given)
-    method = solvers.method(
+    method = _method(recipe, matches[0].dummies.pixels)
+    together = options.get("trials", 1) if recipe.penalties.get("group") else 1
+    width = _width(matches, method.floats(z.shape[1]), z, budget, together)
+    return solvers.minimise(objective, z, method, width=width, together=together, **given)
+
+
+def _method(recipe: Recipe, pixels: int) -> solvers.Method:
+    return solvers.method(
         recipe.solver,
         steps=recipe.steps,
         rate=recipe.rate,
         history=recipe.history,
-        pixels=matches[0].dummies.pixels if recipe.box else 0,
+        pixels=pixels if recipe.box else 0,
     )
-    width = _width(matches, method.floats(z.shape[1]), z, budget)
-    return solvers.minimise(objective, z, method, width=width, **given)
 
 
-def _width(matches: list[GradientMatch], floats: int, z: Tensor, budget: int) -> int:
-    """Return how many trials may run side by side."""
+def _width(
+    matches: list[GradientMatch], floats: int, z: Tensor, budget: int, together: int = 1
+) -> int:
+    """Return how many trials may run side by side; a group only whole."""
     # Beyond 32 a CPU gains nothing more (`make bench`); a GPU is empty below hundreds.
-    most = 1024 if z.is_cuda else 32
+    most = max(together, 1024 if z.is_cuda else 32)
     each = z.element_size() * (sum(m.floats for m in matches) + floats)
-    return max(1, min(most, budget // each))
-
-
-def _frames_fit(z: Tensor, steps: int, every: int, budget: int) -> None:
-    count = 2 + ((steps - 1) // every if every > 0 else 0)
-    if count * z.numel() * z.element_size() > max(budget, BUDGET):
+    room = max(1, budget // each)
+    if room < together:
         raise GleakError(
-            f"{count} frames of {len(z)} trials take more than {max(budget, BUDGET) / 2**30:.1f} "
-            "GB: record fewer with every= (0: only the first and the last), or raise budget="
+            f"the group term looks at all {together} trials of a message at once, and the budget "
+            f"has room for {room}: take fewer trials=, or raise budget="
         )
+    return min(most, room) // together * together
+
+
+def _every(z: Tensor, steps: int, wish: int | None, budget: int) -> int:
+    """Return how often a frame is kept: as wished for, or as often as there is room."""
+
+    def too_many(every: int) -> bool:
+        count = 2 + ((steps - 1) // every if every > 0 else 0)
+        return count * z.numel() * z.element_size() > budget
+
+    if wish is None:
+        return next((e for e in (10 * 2**i for i in range(20)) if not too_many(e)), 0)
+    if too_many(wish):
+        raise GleakError(
+            f"frames of {len(z)} trials at every={wish} take more than {budget / 2**30:.1f} GB: "
+            "record fewer (0: only the first and the last), or raise budget="
+        )
+    return wish
+
+
+def _squared(distance: Distance) -> bool:
+    return (distance.distance if isinstance(distance, Masked) else distance) is squared_l2
+
+
+def _agree(matches: list[GradientMatch], z: Tensor, trials: int, budget: int) -> Tensor:
+    """Say which trials are solved (T·trials,): by ‖∇W′ − ∇W‖², whatever they minimised."""
+    judges = [replace(m, distance=_as_squares(m.distance)) for m in matches]
+    apart = Repeated(_total([(1 / len(judges), m) for m in judges]), trials)
+    scale = torch.stack([m.scale for m in judges]).mean(0).double().cpu()
+    found = _values(apart, z, _width(judges, 0, z, budget)).double().cpu()
+    return found < SOLVED * scale.repeat_interleave(trials)
+
+
+def _as_squares(distance: Distance) -> Distance:
+    return replace(distance, distance=squared_l2) if isinstance(distance, Masked) else squared_l2
 
 
 def _values(objective: Objective, z: Tensor, width: int) -> Tensor:

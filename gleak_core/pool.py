@@ -93,12 +93,15 @@ def minimise(
     *,
     steps: int,
     width: int = 16,
+    together: int = 1,
     every: int = 10,
     stop: float | Tensor = 0.0,
     progress: Progress | None = None,
     on_interrupt: str = "raise",
 ) -> Solution:
     """Run a method from every row of z, at most `width` trials at a time.
+
+    Trials begin in groups of `together` neighbours, for an objective that looks at its group.
 
     A step is one evaluation. A trial ends after `steps` of them, when its loss falls below `stop`
     (one number, or one for each trial), when no step helps any more, or when it is not finite.
@@ -111,6 +114,8 @@ def minimise(
     record = Record(z, steps=steps, every=every, stop=stop)
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
+    if together < 1 or width % together:
+        raise ValueError(f"width {width} does not divide into groups of {together}")
     # The pool looks at every recorded step, and at the last one.
     look = max(d for d in range(1, 9) if math.gcd(every, steps) % d == 0)
     # Regrouping copies histories and targets: it has to free some of the places to be worth it.
@@ -121,8 +126,8 @@ def minimise(
     try:
         while True:
             stay = (ids >= 0).nonzero()[:, 0]
-            free = width - len(stay)
-            enter = waiting < len(z) and free >= slack
+            free = (width - len(stay)) // together * together
+            enter = waiting < len(z) and free >= max(slack, together)
             if advance is None or enter or len(ids) - len(stay) >= slack or not len(stay):
                 new = torch.arange(waiting, min(len(z), waiting + free))
                 waiting += len(new)

@@ -50,6 +50,8 @@ _DLG = Recipe(
     },
 )
 
+_AS_DLG = {part: f"as DLG ({source})" for part, source in _DLG.sources.items()}
+
 PUBLISHED: Mapping[str, Recipe] = {
     "dlg": _DLG,
     "idlg": replace(
@@ -57,7 +59,7 @@ PUBLISHED: Mapping[str, Recipe] = {
         title="iDLG",
         paper="Zhao, Mopuri & Bilen 2020, Improved Deep Leakage from Gradients",
         labels="idlg",
-        sources={**_DLG.sources, "labels": "Eq. 4: the sign of the last layer's rows"},
+        sources={**_AS_DLG, "labels": "its Eq. 4: the sign of the last layer's rows"},
     ),
     "cpl": replace(
         _DLG,
@@ -67,9 +69,9 @@ PUBLISHED: Mapping[str, Recipe] = {
         start="level-2",
         penalties={"task_loss": 1e-3},
         sources={
-            **_DLG.sources,
+            **_AS_DLG,
             "labels": "argmin over the last layer's rows",
-            "start": "the patterned start it calls best",
+            "start": "a patterned start; level 2 read as equal quadrants of equal quadrants",
             "penalties": "α‖f(x) − y‖²; α is not stated: 1e-3 is ours",
         },
     ),
@@ -125,7 +127,8 @@ PUBLISHED: Mapping[str, Recipe] = {
             "labels": "Eq. 16",
             "start": "§4: U(0, 1)",
             "distance": "Alg. 1 and 2 (Eq. 10 prints the norm unsquared); Eq. 24 for weights",
-            "penalties": "Eq. 17–19 with the coefficients for CIFAR-10; TV read as a mean",
+            "penalties": "Eq. 17–19 with the coefficients for CIFAR-10; TV read as a mean, and "
+            "α_l2 = 0.1 left out, for which Eq. 19 has no term",
             "solver": "§4: L-BFGS, rate 0.5; no line search is mentioned",
             "steps": "§4, for CIFAR-10",
         },
@@ -134,10 +137,13 @@ PUBLISHED: Mapping[str, Recipe] = {
 
 _ROBUST = {"solver": "lbfgs", "rate": 1.0, "history": 40, "start": "grey", "steps": 3000}
 _WHY = {
-    "solver": "no step that raises the loss: none of our runs blew up",
+    "solver": "it never takes a step that raises the loss, so it cannot blow up",
     "start": "closer to any picture than noise of full range",
-    "steps": "one evaluation each; pictures without a penalty end at about half of them",
-    "history": "a shorter one leaves pictures unsolved, a longer one costs more than it saves",
+    "steps": "one evaluation each, not twenty",
+    "history": "enough for most pictures; the published 100 costs more to move than it saves",
+    "rate": "a step that is too long is shortened",
+    "penalties": "clipping squared, for the kink of Eq. 17 stops a method that must go down; no "
+    "scale term, for the gradients already say how bright the picture is",
 }
 
 
@@ -155,12 +161,15 @@ RECIPES: Mapping[str, Recipe] = {
         PUBLISHED["inverting_gradients"],
         steps=2000,
         penalties={"tv_mean": 0.01},
-        sources={"steps": "a laptop's patience", "penalties": "small pictures need less smoothing"},
+        sources={
+            "steps": "a laptop's patience",
+            "penalties": "a choice of ours, for small pictures",
+        },
     ),
     "grad_inversion": replace(
         PUBLISHED["grad_inversion"], steps=2000, sources={"steps": "a laptop's patience"}
     ),
-    "general": _ours("general", start="uniform", penalties={"tv_mean": 0.5, "clip": 100.0}),
+    "general": _ours("general", start="uniform", penalties={"tv_mean": 0.5, "clip_squared": 100.0}),
 }
 """The recipes as we run them unless told otherwise; `published=True` takes the other one."""
 
@@ -169,7 +178,12 @@ _PARTS = ("labels", "start", "distance", "penalties", "solver", "steps", "rate",
 
 def explain(name: str) -> str:
     """Return an attack's recipe side by side: as published, as it is run here, and why."""
-    choose("attack", name, RECIPES)
+    if name == "analytic":
+        return (
+            "analytic: no recipe, but equations; layer by layer from the last, the input is solved "
+            "for (Zhu & Blaschko 2021, R-GAP). One image, an exact gradient, a plain stack."
+        )
+    choose("attack", name, [*RECIPES, "analytic"])
     published, ours = PUBLISHED[name], RECIPES[name]
     rows = [("", "published", "here", "source, and why ours differs")]
     for part in _PARTS:

@@ -14,7 +14,7 @@ from gleak_core.errors import GleakError, choose
 from gleak_core.figures import PALETTE, Figure, Table
 from gleak_core.statistics import wilson
 
-__all__ = ["PAGE", "ROWS", "figure", "fill", "provenance", "read", "tables"]
+__all__ = ["PAGE", "ROWS", "figure", "fill", "merged", "provenance", "read", "tables"]
 
 ROWS = Path("data/results/speed.csv")
 PAGE = Path("book/speed.md")
@@ -24,6 +24,8 @@ CHUNK = 32  # trials side by side on a CPU: from here on time is linear
 _AUTO = "auto ("
 _NAMES = {
     "textbook": "textbook loop (DLG, torch.optim.LBFGS)",
+    "line search": "the same loop, strong Wolfe line search",
+    "line search, grey": "the same loop, strong Wolfe, mid-grey start",
     "idlg": "idlg (L-BFGS, label read off)",
     "dlg": "dlg (L-BFGS, joint label)",
     "a picture a call": "analytic, a call for each picture",
@@ -42,6 +44,14 @@ def read(path: Path) -> pd.DataFrame:
     if missing := sorted(set(COLUMNS) - set(frame.columns)):
         raise GleakError(f"{path} lacks {', '.join(missing)}: run make bench again")
     return frame
+
+
+def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Return the new rows, and the old ones of what was not measured again."""
+    again = {tuple(str(row[k]) for k in ("part", "way")) for row in new.to_dict("records")}
+    rows = [row for row in old.to_dict("records") if (row["part"], row["way"]) not in again]
+    frame = pd.DataFrame([*rows, *new.to_dict("records")], columns=list(COLUMNS))
+    return frame.astype({"at": str})
 
 
 def fill(root: Path) -> None:

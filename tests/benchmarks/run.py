@@ -1,8 +1,8 @@
 """How fast the attacks are, against the textbook loop: same pictures, same run, ratios.
 
 Run by `make bench`; never asserted in a test. It measures on one thread in CPU-seconds (on a GPU
-in seconds by the clock). The textbook loop runs beside the rest, in a process of its own, for it
-takes as long as all the rest together.
+in seconds by the clock). The textbook loops run beside the rest, in a process of their own, for
+they take as long as all the rest together.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from gleak_core.device import describe, pick
 from gleak_core.files import BUILD, ROOT, atomic_write
 from gleak_core.publish import execute, speed
 
-BESIDE = "loop"
+BESIDE = ("loop", "better")
 
 
 def main() -> None:
@@ -28,12 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=measure.PARTS, default=list(measure.PARTS))
     parser.add_argument("--textbook", type=int, default=8, help="pictures for the textbook loop")
+    parser.add_argument("--better", type=int, default=4, help="pictures for its better versions")
     parser.add_argument("--noisy", type=int, default=8, help="pictures for the noise")
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--keep", action="store_true", help="write data/results, for the book")
+    parser.add_argument(
+        "--keep", action="store_true", help="write data/results, for the book: what --only names"
+    )
     parser.add_argument("--point", nargs=2, metavar=("PART", "JSON"), help=argparse.SUPPRESS)
-    parser.add_argument("--part", choices=measure.PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs="+", choices=measure.PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.point:
@@ -42,26 +45,28 @@ def main() -> None:
         return
     device = pick(options.device).type
     scale = measure.Scale(
-        textbook=options.textbook, noisy=options.noisy, repeats=options.repeats, device=device
+        textbook=options.textbook,
+        better=options.better,
+        noisy=options.noisy,
+        repeats=options.repeats,
+        device=device,
     )
     if options.part:
-        print(json.dumps(list(measure.PARTS[options.part](scale))))
+        print(json.dumps([row for part in options.part for row in measure.PARTS[part](scale)]))
         return
 
-    began, rows, beside = time.monotonic(), [], None
-    for name in options.only:
-        if name == BESIDE:
-            continue
+    began, rows, child = time.monotonic(), [], None
+    beside = [name for name in options.only if name in BESIDE]
+    for name in sorted(set(options.only) - set(BESIDE), key=list(measure.PARTS).index):
+        if name != "evaluation" and beside and child is None:  # that is timed alone
+            child = aside(beside, options)
         say(f"{name} …")
         rows += measure.PARTS[name](scale)
-        if name == "evaluation" and BESIDE in options.only:  # timed to the millisecond: alone
-            beside = aside(options)
-    if beside is None and BESIDE in options.only:
-        beside = aside(options)
     if beside:
+        child = child or aside(beside, options)
         say("waiting for the textbook loop …")
-        said, _ = beside.communicate()
-        if beside.returncode:
+        said, _ = child.communicate()
+        if child.returncode:
             sys.exit("the textbook loop failed: see above")
         rows += json.loads(said.splitlines()[-1])
 
@@ -69,6 +74,8 @@ def main() -> None:
     for name, value in provenance(device).items():
         frame[name] = value
     path = ROOT / speed.ROWS if options.keep else BUILD / "benchmarks" / speed.ROWS.name
+    if options.keep and path.exists():  # what was not measured again stays, with its own commit
+        frame = speed.merged(speed.read(path), frame)
     atomic_write(path, frame.to_csv(index=False, float_format="%.5g"))
     read = speed.read(path)
     for table in speed.tables(read).values():
@@ -77,10 +84,10 @@ def main() -> None:
     print(f"{path}: {len(frame)} rows in {time.monotonic() - began:.0f} s")
 
 
-def aside(options: argparse.Namespace) -> "subprocess.Popen[str]":
-    """Start the textbook loop in a process of its own."""
-    words = [sys.executable, __file__, "--part", BESIDE, "--device", options.device]
-    words += ["--textbook", str(options.textbook)]
+def aside(parts: list[str], options: argparse.Namespace) -> "subprocess.Popen[str]":
+    """Start the textbook loops in a process of their own."""
+    words = [sys.executable, __file__, "--part", *parts, "--device", options.device]
+    words += ["--textbook", str(options.textbook), "--better", str(options.better)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
 

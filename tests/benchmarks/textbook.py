@@ -41,9 +41,19 @@ def closure_of(
 
 
 def leak(
-    net: nn.Module, target: Mapping[str, Tensor], x: Tensor, y: Tensor, *, steps: int, stop: float
+    net: nn.Module,
+    target: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int,
+    stop: float,
+    search: str | None = None,
 ) -> Leak:
-    """Run DLG from x and y until the loss is below `stop`, not a number, or the steps are over."""
+    """Run DLG from x and y until the loss is below `stop`, not a number, or the steps are over.
+
+    `search="strong_wolfe"` is the line search that the optimiser has and DLG did not use.
+    """
     x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
     closure, counted = closure_of(net, target, x, y), 0
 
@@ -52,7 +62,7 @@ def leak(
         counted += 1
         return closure().detach()
 
-    optimiser = torch.optim.LBFGS([x, y])
+    optimiser = torch.optim.LBFGS([x, y], line_search_fn=search)
     best, lowest = x.detach().clone(), float("inf")
     for _ in range(steps):
         # The loss that `step` returns is the one before it moves.
