@@ -46,3 +46,9 @@ def test_a_gpu_gets_more_slack() -> None:
     cpu, gpu = device.tolerance(torch.float32), device.tolerance(torch.float32, "cuda")
     assert gpu.rtol > cpu.rtol
     assert gpu.atol > cpu.atol
+
+
+def test_a_picked_device_computes_in_full_precision() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    device.pick("cpu")
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32

@@ -227,6 +227,28 @@ def test_a_place_that_falls_free_is_taken_by_the_next() -> None:
     assert sum(held) < 1.5 * int(solution.evaluations.sum())
 
 
+def test_a_group_begins_together() -> None:
+    """Wherever trials end early, nobody begins without its neighbours."""
+    begun: list[list[int]] = []
+
+    class Watched(Quadratics):
+        def compact(self, keep: Tensor) -> Quadratics:
+            begun.append(keep.tolist())
+            return super().compact(keep)
+
+    drawn = Quadratics.draw(21, 6, cond=1e3)
+    z = starts(21, 6)
+    z[::2] = drawn.c[::2]
+    problem = Watched(drawn.A, drawn.c)
+    minimise(problem, z, LBFGS(6), steps=100, width=9, together=3, every=0, stop=1e-12)
+    seen: set[int] = set()
+    for places in begun:
+        new = sorted(set(places) - seen - {-1})
+        assert new == list(range(len(seen), len(seen) + len(new))) and len(new) % 3 == 0
+        seen.update(new)
+    assert len(seen) == 21
+
+
 def test_every_trial_has_its_own_stop() -> None:
     problem = Quadratics.draw(2, 6, cond=1e3)
     stops = torch.tensor([1e-1, 1e-12], dtype=F64)
@@ -282,6 +304,8 @@ def test_progress_counts_every_trial_to_the_end() -> None:
 
 def test_bad_settings_are_refused() -> None:
     problem, z = Quadratics.draw(1, 2), starts(1, 2)
+    with pytest.raises(ValueError, match="width 8 does not divide into groups of 3"):
+        minimise(Quadratics.draw(3, 3), starts(3, 3), LBFGS(3), steps=2, width=8, together=3)
     with pytest.raises(ValueError, match="width must be at least 1"):
         minimise(problem, z, LBFGS(), steps=1, width=0)
     for steps, every in ((0, 1), (1, -1)):
