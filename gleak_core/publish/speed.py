@@ -22,15 +22,16 @@ COLUMNS = ("part", "way", "at", "measure", "value", "runs", "device", "torch", "
 TEXTBOOK = "textbook"
 CHUNK = 32  # trials side by side on a CPU: from here on time is linear
 _AUTO = "auto ("
+_PRECISIONS = {"half": "half precision", "bfloat16": "bfloat16"}
 _NAMES = {
     "textbook": "textbook loop (DLG, torch.optim.LBFGS)",
-    "line search": "the same loop, strong Wolfe line search",
-    "line search, grey": "the same loop, strong Wolfe, mid-grey start",
+    "line search": "loop with line search (strong Wolfe)",
+    "line search, grey": "loop with line search, from grey (strong Wolfe)",
     "idlg": "idlg (L-BFGS, label read off)",
     "dlg": "dlg (L-BFGS, joint label)",
-    "a picture a call": "analytic, a call for each picture",
-    "all in one call": "analytic, all pictures in one call",
-    "set-up reused": "analytic, on a set-up that is there",
+    "a picture a call": "analytic, a call for each",
+    "all in one call": "analytic, all in one call",
+    "set-up reused": "analytic, set-up reused",
     "autograd": "autograd, one trial at a time",
 }
 
@@ -96,7 +97,7 @@ def figure(rows: pd.DataFrame) -> Figure:
     down = (len(found) + 1) // 2
 
     def draw(page: matplotlib.figure.Figure) -> None:
-        page.set_size_inches(8.4, 3.1 * down)
+        page.set_size_inches(9.2, 3.1 * down)
         axes = list(page.subplots(down, 2, squeeze=False).flat)
         for axis, (chart, _) in zip(axes, found, strict=False):
             chart(axis, rows)
@@ -153,8 +154,8 @@ def _leaks_table(rows: pd.DataFrame) -> Table | None:
             "leaked": _share(line["leaked"], line["runs"]),
             "counted as solved": f"{line['solved']:.0f}",
             "evaluations": line.get("evaluations"),
-            "s per picture": line["s per picture"],
-            "leaks per s": line["leaks per s"],
+            "CPU-s per picture": line["s per picture"],
+            "leaks per CPU-s": line["leaks per s"],
             "times faster": line["leaks per s"] / unit if unit else None,
         }
         for line in found
@@ -162,7 +163,7 @@ def _leaks_table(rows: pd.DataFrame) -> Table | None:
     return _table(
         lines,
         "Pictures leaked to 30 dB or more (of how many; 95 % interval), those that the attacker "
-        "himself counts as solved, median evaluations, and seconds of work.",
+        "himself counts as solved, median evaluations, and CPU-seconds.",
     )
 
 
@@ -248,7 +249,7 @@ def _share(successes: float, trials: float) -> str:
 
 
 def _noise_name(at: str) -> str:
-    return {"0": "none", "half": "half precision", "bfloat16": "bfloat16"}.get(at, at)
+    return {"0": "none", **_PRECISIONS}.get(at, at)
 
 
 # --- the charts: each says in words what it draws, and draws it where there is a place for it --
@@ -280,7 +281,7 @@ def _evaluations(axis: Axes | None, rows: pd.DataFrame) -> str:
         for way, at in ((line["way"], line["at"]) for line in found)
     ]
     what = "Milliseconds per evaluation and trial"
-    return _bars(axis, names, [line["ms"] for line in found], f"{what} (less is better)", what)
+    return _bars(axis, names, [line["ms"] for line in found], "ms per evaluation and trial", what)
 
 
 def _leaks(axis: Axes | None, rows: pd.DataFrame) -> str:
@@ -292,9 +293,9 @@ def _leaks(axis: Axes | None, rows: pd.DataFrame) -> str:
         line["way"] if line["way"] in ("dlg", "idlg") else _named(line["way"]) for line in found
     ]
     names = [name.partition(" (")[0] for name in names]
-    what = "Pictures leaked per second of work"
+    what = "Pictures leaked per CPU-second"
     values = [line["leaks per s"] for line in found]
-    return _bars(axis, names, values, f"{what} (more is better)", what)
+    return _bars(axis, names, values, "pictures leaked per CPU-second", what)
 
 
 def _trials(axis: Axes | None, rows: pd.DataFrame) -> str:
@@ -330,15 +331,19 @@ def _noise(axis: Axes | None, rows: pd.DataFrame) -> str:
         level = {line["at"]: line["median dB"] for line in found if line["way"] == way}
         values = [level[a] for a in at]
         if axis is not None:
-            axis.plot(values, ("o-", "s--")[i], color=PALETTE[i], label=name, markersize=5)
+            noise = sum(a not in _PRECISIONS for a in at)  # a line joins what has an order
+            look = {"color": PALETTE[i], "markersize": 5}
+            axis.plot(values[:noise], ("o-", "s--")[i], label=name, **look)
+            axis.plot(range(noise, len(at)), values[noise:], "os"[i], **look)
         pairs = ", ".join(
             f"{v:.0f} dB at {_noise_name(a)}" for v, a in zip(values, at, strict=True)
         )
         said.append(f"{name} {pairs}")
     if axis is not None:
         axis.axhline(30, color="#555555", linewidth=0.8)
-        names = [_noise_name(a).replace(" ", "\n") for a in at]
-        axis.set_xticks(range(len(at)), names, fontsize=7)
+        names = [{"half": "fp16", "bfloat16": "bf16"}.get(a, f"{a}") for a in at]
+        names = [f"{float(n):.0e}".replace("e-0", "e-") if n[0].isdigit() else n for n in names]
+        axis.set_xticks(range(len(at)), names, fontsize=8)
         axis.set(xlabel="noise on the gradient", ylabel="median PSNR, dB")
         axis.set_title("What noise does", fontsize=9)
         axis.legend(fontsize=8)
