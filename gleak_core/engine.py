@@ -66,8 +66,12 @@ def carry_out(name: str, seen: Observation, options: Options) -> Reconstruction:
     parts = {f.name for f in fields(Recipe)}
     recipe = replace(recipe, **{k: v for k, v in options.items() if k in parts})
     trials = options.get("trials", 1)
-    if trials < 1:
-        raise ValueError(f"trials must be at least 1, got {trials}")
+    counts = {"trials": trials, "steps": recipe.steps, "history": recipe.history}
+    for what, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{what} must be a whole number and at least 1, got {value}")
+    for term in recipe.penalties:
+        choose("penalty", term, penalties.PENALTIES)
     if not recipe.several:
         seen.one_message(by=recipe.title)
 

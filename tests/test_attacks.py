@@ -157,6 +157,21 @@ def test_frames_are_thinned_before_they_fill_the_memory(tiny_net, tiny_batch, mo
         attacks.idlg(seen, steps=60, every=1, budget=1)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"trials": 0}, "trials must be a whole number and at least 1, got 0"),
+        ({"trials": 2.0}, r"trials must be a whole number and at least 1, got 2\.0"),
+        ({"steps": 2.5}, "steps must be a whole number"),
+        ({"history": -1}, "history must be a whole number"),
+        ({"penalties": {"tv_mien": 0.0}}, "did you mean 'tv_mean'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, said: str, tiny_net, tiny_batch) -> None:
+    with pytest.raises(ValueError, match=said):
+        attacks.idlg(clients.fedsgd(tiny_net, tiny_batch, each=True), **options)
+
+
 def test_rounds_are_counted_from_one(tiny_net, tiny_batch) -> None:
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         attacks.general(clients.fedsgd(tiny_net, tiny_batch), rounds=0)
