@@ -142,8 +142,8 @@ _WHY = {
     "steps": "one evaluation each, not twenty",
     "history": "enough for most pictures; the published 100 costs more to move than it saves",
     "rate": "a step that is too long is shortened",
-    "penalties": "clipping squared, for the kink of Eq. 17 stops a method that must go down; no "
-    "scale term, for the gradients already say how bright the picture is",
+    "penalties": "clipping squared and averaged, for the kink of Eq. 17 stops a method that must "
+    "go down; no scale term, for the gradients already say how bright the picture is",
 }
 
 
