@@ -1,16 +1,14 @@
 """The parts of the benchmark: each gives rows, and needs nothing that another part left behind."""
 
-import json
+import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import textbook
 import torch
@@ -32,7 +30,7 @@ from gleak_core.datasets.batch import Batch
 from gleak_core.objectives import GradientMatch
 from gleak_core.observation import Observation, Reconstruction
 
-__all__ = ["CHILDREN", "PARTS", "Row", "Scale"]
+__all__ = ["PARTS", "Row", "Scale"]
 
 LEAKED = 30.0  # dB
 CLASSES = 100
@@ -53,7 +51,7 @@ class Scale:
     better: int = 4
     repeats: int = 60
     noisy: int = 8
-    trials: Sequence[int] = (1, 8, 32, 256, 1024, 4096)
+    trials: Sequence[int] = (1, 8, 32, 512, 4096)
     batches: Sequence[int] = (1, 4, 16, 64)
     sizes: Sequence[int] = (32, 64, 128, 224)
     device: str = "cpu"
@@ -119,12 +117,17 @@ def _loop(scale: Scale, way: str, n: int, start: str, search: str | None) -> Ite
 
 def growth(scale: Scale) -> Iterator[Row]:
     """Time and memory against trials, batch and size: each point in a process of its own."""
-    for trials in scale.trials:
-        yield from _child("trials", trials=trials, device=scale.device)
-    for batch in scale.batches:
-        yield from _child("batch", batch=batch, size=32, device=scale.device)
-    for size in scale.sizes:
-        yield from _child("size", batch=1, size=size, device=scale.device)
+    points: list[tuple[str, dict[str, object]]] = [
+        *(("trials", {"trials": trials}) for trials in scale.trials),
+        *(("batch", {"batch": batch, "size": 32}) for batch in scale.batches),
+        *(("size", {"batch": 1, "size": size}) for size in scale.sizes),
+    ]
+    # The server imports once, and every process begins as a fork of it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        for part, given in points:
+            yield from pool.apply(_point, (part, given | {"device": scale.device}))
 
 
 def recursion(scale: Scale) -> Iterator[Row]:
@@ -219,19 +222,9 @@ def of_shape(part: str, batch: int, size: int, device: str) -> Iterator[Row]:
         yield row | {"at": at}
 
 
-CHILDREN: Mapping[str, Callable[..., Iterator[Row]]] = {
-    "trials": of_trials,
-    "batch": lambda **given: of_shape("batch", **given),
-    "size": lambda **given: of_shape("size", **given),
-}
-
-
-def _child(part: str, **given: object) -> list[Row]:
-    words = [sys.executable, str(Path(__file__).with_name("run.py")), "--point", part]
-    done = subprocess.run([*words, json.dumps(given)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"the benchmark of {part} {given} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+def _point(part: str, given: dict[str, Any]) -> list[Row]:
+    torch.set_num_threads(1)
+    return list(of_trials(**given) if part == "trials" else of_shape(part, **given))
 
 
 # --- what they share --------------------------------------------------------------------------

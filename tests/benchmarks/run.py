@@ -35,14 +35,9 @@ def main() -> None:
     parser.add_argument(
         "--keep", action="store_true", help="write data/results, for the book: what --only names"
     )
-    parser.add_argument("--point", nargs=2, metavar=("PART", "JSON"), help=argparse.SUPPRESS)
     parser.add_argument("--part", nargs="+", choices=measure.PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.point:
-        part, given = options.point
-        print(json.dumps(list(measure.CHILDREN[part](**json.loads(given)))))
-        return
     device = pick(options.device).type
     scale = measure.Scale(
         textbook=options.textbook,

@@ -61,3 +61,11 @@ def test_a_part_gives_rows_that_the_page_can_read(part: str) -> None:
     rows = pd.DataFrame(list(PARTS[part](Scale(images=2))))
     assert set(speed.tables(rows)) == {"leaks" if part == "analytic" else part}
     assert min(rows["value"]) > 0
+
+
+def test_every_point_has_a_process_and_a_peak_of_its_own() -> None:
+    """A first, larger one leaves no mark on the second."""
+    scale = Scale(trials=(), batches=(), sizes=(96, 16))
+    rows = [row for row in PARTS["growth"](scale) if row["measure"] == "peak MB"]
+    peaks = {str(row["at"]): float(str(row["value"])) for row in rows}
+    assert peaks["16"] < peaks["96"]
