@@ -156,7 +156,7 @@ def _leaks_table(rows: pd.DataFrame) -> Table | None:
             "evals": f"{line['evaluations']:.0f}" if "evaluations" in line else None,
             "s each": line["s per picture"],
             "leaks/s": line["leaks per s"],
-            "faster": line["leaks per s"] / unit if unit else None,
+            "faster": f"{line['leaks per s'] / unit:,.1f}" if unit else None,
         }
         for line in found
     ]
@@ -196,7 +196,7 @@ def _shapes_table(rows: pd.DataFrame) -> Table | None:
             auto = next(way for way in here if way.startswith(_AUTO))
             line = {
                 "B": at if part == "batch" else "1",
-                "pixels": "32×32" if part == "batch" else f"{at}×{at}",
+                "pixels": "32²" if part == "batch" else f"{at}²",
                 "auto is": auto.removeprefix(_AUTO).removesuffix(")"),
             }
             for way in ("lanes", "closed_form", "vmap", "autograd", TEXTBOOK):
@@ -211,7 +211,7 @@ def _shapes_table(rows: pd.DataFrame) -> Table | None:
 
 def _labels_table(rows: pd.DataFrame) -> Table | None:
     lines = [
-        {"rule": line["way"], "B": line["at"], "batches per s": line["batches per s"]}
+        {"rule": line["way"], "B": line["at"], "batches per s": f"{line['batches per s']:,.0f}"}
         for line in _pick(rows, "labels")
     ]
     return _table(lines, "Labels read off the gradient, one batch after the other.")
@@ -247,7 +247,7 @@ def _named(way: str) -> str:
 
 def _share(successes: float, trials: float) -> str:
     low, high = wilson(int(successes), int(trials))
-    return f"{successes:.0f}/{trials:.0f} ({100 * low:.0f}–{100 * high:.0f} %)"
+    return f"{successes:.0f}/{trials:.0f} ({100 * low:.0f}–{100 * high:.0f}%)"
 
 
 def _noise_name(at: str) -> str:
