@@ -23,6 +23,7 @@ __all__ = [
     "relative_l2",
     "slope",
     "squared_l2",
+    "squares_of",
     "surviving",
 ]
 
@@ -80,6 +81,13 @@ class Masked:
     def compact(self, keep: Tensor) -> "Masked":
         """Return the same distance for some of the trials."""
         return Masked(self.distance, {n: m[keep] for n, m in self.mask.items()})
+
+
+def squares_of(distance: Distance) -> Distance:
+    """Return ‖·‖² on the entries that a distance looks at; itself if that is what it is."""
+    if not isinstance(distance, Masked):
+        return squared_l2
+    return distance if distance.distance is squared_l2 else Masked(squared_l2, distance.mask)
 
 
 def surviving(seen: Update) -> Update:

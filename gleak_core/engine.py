@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gleak_core import analytic, labels, penalties, solvers, starts
-from gleak_core.distances import DISTANCES, Distance, Masked, squared_l2, surviving
+from gleak_core.distances import DISTANCES, Distance, Masked, squares_of, surviving
 from gleak_core.errors import GleakError, choose
 from gleak_core.objectives import Dummies, GradientMatch, Repeated, Total
 from gleak_core.observation import History, Observation, Reconstruction, Status
@@ -28,7 +28,7 @@ SOLVED = 1e-7
 Relative, or a clipped gradient would count as solved by any dummy without a gradient. It says
 that the gradients agree, not that the pictures do.
 """
-_FEW = 16
+_FEW = 16  # trials of the recursion that are judged without numba
 BUDGET = 2**30
 """Bytes that the running trials of an attack may take together, by `GradientMatch.floats`."""
 
@@ -86,7 +86,7 @@ def carry_out(name: str, seen: Observation, options: Options) -> Reconstruction:
 
     solution = _solve(objective, z, recipe, matches, options, scale)
     solved = solution.loss.cpu().double() < SOLVED * scale
-    if terms or not _squared(matches[0].distance):
+    if terms or squares_of(matches[0].distance) is not matches[0].distance:
         solved = _agree(matches, solution.z, trials, options.get("budget", BUDGET))
     known = dummies.labels
     return Reconstruction(
@@ -143,12 +143,7 @@ def by_recursion(seen: Observation) -> Reconstruction:
 def _matches(seen: Observation, recipe: Recipe, options: Options) -> list[GradientMatch]:
     """Return the distance from each message."""
     known = _labels(seen, recipe)
-    picks = seen.given.batch_indices
-    if picks is not None and bool((picks.sort(-1).values != picks[0].sort().values).any()):
-        raise GleakError(
-            f"{recipe.title} rebuilds one batch, and these {len(seen.rounds)} messages are of "
-            "different ones: choose one with seen.message(0)"
-        )
+    seen.one_batch(by=recipe.title)
     distances = []
     for round in range(len(seen.rounds)):
         named = recipe.distance
@@ -319,21 +314,13 @@ def _every(z: Tensor, steps: int, wish: int | None, budget: int) -> int:
     return wish
 
 
-def _squared(distance: Distance) -> bool:
-    return (distance.distance if isinstance(distance, Masked) else distance) is squared_l2
-
-
 def _agree(matches: list[GradientMatch], z: Tensor, trials: int, budget: int) -> Tensor:
     """Say which trials are solved (T·trials,): by ‖∇W′ − ∇W‖², whatever they minimised."""
-    judges = [replace(m, distance=_as_squares(m.distance)) for m in matches]
+    judges = [replace(m, distance=squares_of(m.distance)) for m in matches]
     apart = Repeated(_total([(1 / len(judges), m) for m in judges]), trials)
     scale = torch.stack([m.scale for m in judges]).mean(0).double().cpu()
     found = _values(apart, z, _width(judges, 0, z, budget)).double().cpu()
     return found < SOLVED * scale.repeat_interleave(trials)
-
-
-def _as_squares(distance: Distance) -> Distance:
-    return replace(distance, distance=squared_l2) if isinstance(distance, Masked) else squared_l2
 
 
 def _values(objective: Objective, z: Tensor, width: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from gleak_core import starts
-from gleak_core.errors import GleakError, choose
+from gleak_core.errors import choose
 from gleak_core.observation import Observation
 
 __all__ = [
@@ -180,12 +180,7 @@ def _counts(seen: Observation, rule: str, images: Tensor) -> Tensor:
     """Return Σₖ y (T, N), with p and Ō of images (D, C, H, W) or (T, D, C, H, W)."""
     by = _by(rule)
     (batch_size,) = seen.need("batch_size", by=by)
-    picks = seen.given.batch_indices
-    if picks is not None and bool((picks.sort(-1).values != picks[0].sort().values).any()):
-        raise GleakError(
-            f"{by} counts one batch, and these {len(seen.rounds)} messages are of different ones: "
-            "choose one with seen.message(0)"
-        )
+    seen.one_batch(by=by)
     weight, offset = seen.head()
     estimates = []
     for r in range(len(seen.rounds)):

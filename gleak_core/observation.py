@@ -177,6 +177,15 @@ class Observation:
             )
         return first
 
+    def one_batch(self, *, by: str) -> None:
+        """Refuse messages that are known to be of different batches."""
+        picks = self.given.batch_indices
+        if picks is not None and bool((picks.sort(-1).values != picks[0].sort().values).any()):
+            raise GleakError(
+                f"{by} takes messages of one batch, and these {len(self.rounds)} messages are of "
+                "different ones: choose one with seen.message(0)"
+            )
+
     def message(self, index: int) -> "Observation":
         """Return the observation of one message out of several."""
         if not 0 <= index < len(self.rounds):

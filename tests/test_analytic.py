@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from measure import noisy
 from support import random_batch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,21 +28,6 @@ def observe(net: nn.Module, batch: Batch, **options) -> Observation:
 
 def error(found: Tensor, batch: Batch) -> float:
     return float((found[:, 0] - batch.images.double()).abs().max())
-
-
-def noisy(seen: Observation, share: float, seed: int = 0) -> Observation:
-    """Add noise of a share of ‖∇W‖, spread evenly over all entries."""
-    draw = torch.Generator().manual_seed(seed)
-    update = seen.rounds[0].update
-    entries = sum(g[0].numel() for g in update.values())
-    square = torch.stack([g.flatten(1).square().sum(1) for g in update.values()]).sum(0)
-    std = share * (square / entries).sqrt()
-    sent = {
-        n: g
-        + std.view(-1, *[1] * (g.ndim - 1)) * torch.randn(g.shape, generator=draw, dtype=g.dtype)
-        for n, g in update.items()
-    }
-    return dataclasses.replace(seen, rounds=(dataclasses.replace(seen.rounds[0], update=sent),))
 
 
 def wide(batch: Batch) -> Batch:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from gleak_core.errors import GleakError
 from gleak_core.files import ROOT, sha256, sha256_bytes
+from gleak_core.locks import held
 from gleak_core.publish import execute, gate, notebooks, pages, stage
-from gleak_core.publish.locks import held
 
 __all__ = ["Book", "BookError", "build"]
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from gleak_core.errors import GleakError
 from gleak_core.files import ROOT
+from gleak_core.locks import held, is_free
+from gleak_core.provenance import state
 from gleak_core.publish import gate, notebooks, parameters, staleness, worker
-from gleak_core.publish.locks import held, is_free
 
-__all__ = ["Event", "Outcome", "Progress", "plan", "refresh", "run", "state", "why_stale"]
+__all__ = ["Event", "Outcome", "Progress", "plan", "refresh", "run", "why_stale"]
 
 Status = Literal["executed", "up to date", "failed"]
 
@@ -329,18 +329,3 @@ def _record(one: staleness.Plan, git: Mapping[str, Any]) -> dict[str, Any]:
         "inputs": dict(one.inputs),
         **git,
     }
-
-
-def state(root: Path) -> dict[str, Any]:
-    """Return the commit and whether anything differs from it; nothing where there is no git."""
-
-    def ask(*words: str) -> str:
-        answer = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
-        if answer.returncode:
-            raise GleakError(answer.stderr)
-        return answer.stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "modified": bool(ask("status", "--porcelain"))}
-    except (GleakError, OSError):
-        return {"commit": None, "modified": None}

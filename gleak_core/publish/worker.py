@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
@@ -21,12 +22,14 @@ from typing import Any, NoReturn, TextIO
 
 from gleak_core.errors import GleakError
 from gleak_core.files import atomic_write
+from gleak_core.locks import held
 from gleak_core.publish import gate, notebooks
-from gleak_core.publish.locks import held
 from gleak_core.publish.parameters import declared
 from gleak_core.publish.staleness import record
 
 __all__ = ["environment", "main"]
+
+_GRACE = 5.0  # seconds from the wish to stop until the end, whatever happens
 
 
 def environment() -> dict[str, str]:
@@ -49,7 +52,7 @@ def main() -> None:
     """Read a job, run it, report it."""
     events = _private_output()
     job = json.loads(sys.stdin.readline())
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, partial(_stop, job))
     threading.Thread(target=_watch_parent, daemon=True).start()
 
     def tell(kind: str, **detail: Any) -> None:
@@ -78,6 +81,7 @@ def _run(job: dict[str, Any], tell: Any) -> float:
         cell["source"] = declared(job["chapter"], notebook).rewrite(job["values"])
     lock = Path(job["lock"])
     scratch = Path(tempfile.mkdtemp(dir=lock.parent, prefix=f"{lock.stem}-"))
+    job["scratch"] = str(scratch)
     os.environ["IPYTHONDIR"] = str(scratch / "ipython")  # nobody's start-up files
     started = time.perf_counter()
     try:
@@ -165,9 +169,22 @@ def _watch_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
+def _stop(job: dict[str, Any], number: int, frame: FrameType | None) -> NoReturn:
+    """Leave in order, by an exception that unwinds; what swallows it only delays the end."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_leave_anyway, args=(job, 128 + number), daemon=True).start()
     raise SystemExit(128 + number)
+
+
+def _leave_anyway(job: dict[str, Any], code: int) -> None:
+    """Do what unwinding should have done: the exception can land where Python discards it.
+
+    It does so inside a destructor or a callback from C; the cell would then run on to its end.
+    """
+    time.sleep(_GRACE)
+    if "scratch" in job:
+        shutil.rmtree(job["scratch"], ignore_errors=True)
+    os._exit(code)  # the kernel looks after its parent every second, and follows
 
 
 def _hardware(device: str) -> str:

@@ -30,7 +30,7 @@ from gleak_core.datasets.batch import Batch
 from gleak_core.objectives import GradientMatch
 from gleak_core.observation import Observation, Reconstruction
 
-__all__ = ["PARTS", "Row", "Scale"]
+__all__ = ["PARTS", "Row", "Scale", "noisy"]
 
 LEAKED = 30.0  # dB
 CLASSES = 100
@@ -122,9 +122,11 @@ def growth(scale: Scale) -> Iterator[Row]:
         *(("batch", {"batch": batch, "size": 32}) for batch in scale.batches),
         *(("size", {"batch": 1, "size": size}) for size in scale.sizes),
     ]
-    # The server imports once, and every process begins as a fork of it.
+    # The server imports once, and every process begins as a fork of it. PyTorch imports the last
+    # two at the first gradient under vmap: seconds for each process, and megabytes of its peak.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    lazy = ("torch._dynamo", "torch.fx.experimental.symbolic_shapes")
+    context.set_forkserver_preload([__name__, *lazy])
     with context.Pool(1, maxtasksperchild=1) as pool:
         for part, given in points:
             yield from pool.apply(_point, (part, given | {"device": scale.device}))
@@ -170,7 +172,7 @@ def rules(scale: Scale) -> Iterator[Row]:
 def robustness(scale: Scale) -> Iterator[Row]:
     """The recursion and L-BFGS against noise on the gradient, and against half precision."""
     batch, _, clean = _messages(scale.noisy, scale.device)
-    messages = {f"{share:g}": _noisy(clean, share) for share in NOISE}
+    messages = {f"{share:g}": noisy(clean, share) for share in NOISE}
     for name in ("half", "bfloat16"):
         messages[name] = _messages(scale.noisy, scale.device, getattr(defences, name)())[2]
     for at, seen in messages.items():
@@ -307,20 +309,20 @@ def _leaked(
     yield _row(part, way, at, "least dB", float(score.min()), n)
 
 
-def _noisy(seen: Observation, share: float) -> Observation:
+def noisy(seen: Observation, share: float, seed: int = 0) -> Observation:
     """Add noise of a share of ‖∇W‖, spread evenly over all entries."""
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(seed)
     update = seen.rounds[0].update
     entries = sum(g[0].numel() for g in update.values())
     square = torch.stack([g.flatten(1).square().sum(1) for g in update.values()]).sum(0)
     std = share * (square / entries).sqrt()
 
     def more(g: Tensor) -> Tensor:
-        noise = torch.randn(g.shape, generator=draw).to(g)
+        noise = torch.randn(g.shape, generator=draw, dtype=g.dtype).to(g.device)
         return g + std.view(-1, *[1] * (g.ndim - 1)) * noise
 
-    noisy = {n: more(g) for n, g in update.items()}
-    return replace(seen, rounds=(replace(seen.rounds[0], update=noisy),))
+    sent = {n: more(g) for n, g in update.items()}
+    return replace(seen, rounds=(replace(seen.rounds[0], update=sent),))
 
 
 def _spent(call: Callable[[], _T], device: str) -> tuple[_T, float]:

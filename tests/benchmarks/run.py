@@ -1,8 +1,8 @@
 """How fast the attacks are, against the textbook loop: same pictures, same run, ratios.
 
 Run by `make bench`; never asserted in a test. It measures on one thread in CPU-seconds (on a GPU
-in seconds by the clock). The textbook loops run beside the rest, in a process of their own, for
-they take as long as all the rest together.
+in seconds by the clock). The textbook loops, and what is not timed, run beside the rest, in a
+process of their own, for they take as long as all the rest together.
 """
 
 import argparse
@@ -18,9 +18,10 @@ import torch
 
 from gleak_core.device import describe, pick
 from gleak_core.files import BUILD, ROOT, atomic_write
-from gleak_core.publish import execute, speed
+from gleak_core.provenance import state
+from gleak_core.publish import speed
 
-BESIDE = ("loop", "better")
+BESIDE = ("loop", "better", "robustness")  # what takes long, or is not timed at all
 
 
 def main() -> None:
@@ -59,10 +60,10 @@ def main() -> None:
         rows += measure.PARTS[name](scale)
     if beside:
         child = child or aside(beside, options)
-        say("waiting for the textbook loop …")
+        say("waiting for the textbook loops …")
         said, _ = child.communicate()
         if child.returncode:
-            sys.exit("the textbook loop failed: see above")
+            sys.exit("what ran beside failed: see above")
         rows += json.loads(said.splitlines()[-1])
 
     frame = pd.DataFrame(rows)
@@ -80,15 +81,16 @@ def main() -> None:
 
 
 def aside(parts: list[str], options: argparse.Namespace) -> "subprocess.Popen[str]":
-    """Start the textbook loops in a process of their own."""
+    """Start some parts in a process of their own."""
     words = [sys.executable, __file__, "--part", *parts, "--device", options.device]
-    words += ["--textbook", str(options.textbook), "--better", str(options.better)]
+    for name in ("textbook", "better", "noisy"):
+        words += [f"--{name}", str(getattr(options, name))]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
 
 def provenance(device: str) -> dict[str, str]:
     """Say what the rows were measured with."""
-    git = execute.state(ROOT)
+    git = state(ROOT)
     return {
         "device": describe(device),
         "torch": torch.__version__,

@@ -16,8 +16,8 @@ from publish.conftest import Write
 from publish.small_project import leftovers, notebook, outputs, pages
 
 from gleak_core.errors import GleakError
+from gleak_core.locks import held, is_free
 from gleak_core.publish import execute, gate, notebooks
-from gleak_core.publish.locks import held, is_free
 
 
 def kernels(project: Path) -> set[int]:
@@ -193,6 +193,33 @@ def test_ctrl_c_leaves_nothing(project: Path, write: Write) -> None:
     wait_until(lambda: not kernels(project), 5)
     assert pages(project) == []
     assert leftovers(project) == []
+
+
+SWALLOW = """
+import os, signal, sys, time
+from functools import partial
+from pathlib import Path
+from gleak_core.publish import worker
+worker._GRACE = 0.2
+Path(sys.argv[1]).mkdir()
+signal.signal(signal.SIGTERM, partial(worker._stop, {"scratch": sys.argv[1]}))
+class Discards:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+Discards()
+print("went on", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_leaves_although_its_exit_was_discarded(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    command = [sys.executable, "-c", SWALLOW, str(scratch)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (ended.stdout, ended.returncode) == ("went on\n", 128 + signal.SIGTERM)
+    assert "SystemExit" in ended.stderr  # Python says that it ignored it
+    assert not scratch.exists()
 
 
 def test_the_second_of_two_runs_waits_and_takes_the_page(project: Path, write: Write) -> None:
