@@ -29,6 +29,7 @@ FLOORS = {
     "metrics": 2,
     "statistics": 2,
     "observation": 1,
+    "papers": 1,
     "starts": 1,
     "stacks": 1,
     "solvers": 1,

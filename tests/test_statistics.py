@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gleak_core.statistics import wilson
+from gleak_core.statistics import Estimate, bootstrap, paired, rank_correlation, rate, wilson
 
 
 @given(n=st.integers(1, 500), data=st.data())
@@ -40,3 +42,75 @@ def test_wilson_is_never_empty_and_narrows_with_trials() -> None:
 def test_impossible_counts_are_refused(k: int, n: int, level: float) -> None:
     with pytest.raises(ValueError):
         wilson(k, n, level=level)
+
+
+def test_the_bootstrap_agrees_with_scipy() -> None:
+    values = np.random.default_rng(1).gamma(2.0, size=40)
+    for statistic, function in (("mean", np.mean), ("median", np.median)):
+        ours = bootstrap(values.tolist(), statistic)
+        theirs = scipy.stats.bootstrap(
+            (values,), function, method="percentile", n_resamples=20_000, rng=2
+        ).confidence_interval
+        assert ours.value == pytest.approx(function(values))
+        assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.06)
+        assert (ours.n, ours.failed) == (40, 0)
+
+
+def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(0)
+    found = [bootstrap(draw.normal(size=30).tolist(), "mean", seed=i) for i in range(200)]
+    assert 176 <= sum(e.low <= 0 <= e.high for e in found) <= 199  # 190 of 200, ± 4 σ
+
+
+def test_the_bootstrap_does_not_move_and_narrows_with_trials() -> None:
+    values = np.random.default_rng(3).normal(size=400).tolist()
+    assert bootstrap(values) == bootstrap(values)
+    few, many = bootstrap(values[:20]), bootstrap(values)
+    assert many.high - many.low < few.high - few.low
+    assert bootstrap([2.0]) == Estimate(2.0, 2.0, 2.0, 1)
+
+
+def test_a_trial_that_is_not_a_number_counts_as_the_worst() -> None:
+    found = bootstrap([1.0, 2.0, math.nan], "median", worst=-math.inf)
+    assert (found.value, found.low, found.failed) == (1.0, -math.inf, 1)
+    assert bootstrap([math.nan] * 3, "median", worst=math.inf).value == math.inf
+    assert math.isnan(bootstrap([1.0, math.nan], "mean").value)
+
+
+def test_a_rate_is_a_wilson_interval() -> None:
+    assert rate([True] * 3 + [False]) == Estimate(0.75, *wilson(3, 4), 4, 1)
+
+
+def test_pairs_see_what_separate_intervals_do_not() -> None:
+    """A constant lead on very different images."""
+    base = np.random.default_rng(5).normal(0, 10, size=30)
+    lead = paired((base + 1).tolist(), base.tolist())
+    assert (lead.value, lead.low, lead.high) == pytest.approx((1, 1, 1))
+    assert bootstrap((base + 1).tolist(), "mean").low < bootstrap(base.tolist(), "mean").high
+
+
+def test_pairs_without_a_number_are_counted_out() -> None:
+    found = paired([1.0, math.nan, math.inf, 4.0], [0.0, 1.0, 1.0, math.nan])
+    assert (found.value, found.n, found.failed) == (1.0, 1, 3)
+    assert math.isnan(paired([math.nan], [1.0]).value)
+    with pytest.raises(ValueError, match="2 and 1 values cannot be paired"):
+        paired([1.0, 2.0], [1.0])
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=30))
+def test_rank_correlation_is_spearmans(pairs: list[tuple[int, int]]) -> None:
+    first, second = zip(*pairs, strict=True)
+    ours = rank_correlation(first, second)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        assert math.isnan(ours)
+    else:
+        assert ours == pytest.approx(float(scipy.stats.spearmanr(first, second).statistic))
+
+
+def test_bad_input_to_estimates_is_refused() -> None:
+    with pytest.raises(ValueError, match="no estimate of no values"):
+        bootstrap([])
+    with pytest.raises(ValueError, match="unknown statistic 'mode'"):
+        bootstrap([1.0], "mode")
+    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+        bootstrap([1.0], level=95)

@@ -1,0 +1,91 @@
+"""The same blocks on other machines, by Dask: workers compute, this process writes.
+
+Any scheduler will do: one that this machine started, or one that SLURM or Kubernetes runs. A
+worker that dies loses its block, and the scheduler gives that to another one.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from gleak_core.errors import GleakError
+from gleak_core.files import ROOT, sha256, sha256_bytes
+from gleak_core.studies.runner import Done, Executor, Task, perform
+
+__all__ = ["connect"]
+
+_PATIENCE = "20s"
+
+
+def connect(address: str) -> tuple[Executor, int]:
+    """Return what runs blocks on the workers of a scheduler, and how many workers there are."""
+    try:
+        import distributed
+    except ImportError as error:
+        raise GleakError(
+            "--scheduler needs Dask: pip install -c constraints.txt -e '.[cluster]'"
+        ) from error
+
+    try:
+        client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise GleakError(
+            f"no Dask scheduler answers at {address} ({error or type(error).__name__}): start one "
+            "with `dask scheduler`, and give the address that it prints"
+        ) from error
+    threads: Any = client.nthreads()
+    if not threads:
+        client.close()
+        raise GleakError(
+            f"the scheduler at {address} has no workers: start some, `dask worker {address} "
+            "--nthreads 1` on each machine"
+        )
+    _same_library(client)
+
+    def execute(tasks: Sequence[Task]) -> Generator[tuple[int, Done]]:
+        # pure=False: two runs of the same block are two measurements.
+        futures = {
+            client.submit(perform, task, pure=False, key=f"gleak-{task.study}-{number}"): number
+            for number, task in enumerate(tasks)
+        }
+        try:
+            for future in distributed.as_completed(list(futures)):
+                number = futures[future]
+                yield number, _result(future, tasks[number], distributed)
+                future.release()
+        finally:
+            client.cancel([f for f in futures if not f.done()])
+
+    return execute, sum(threads.values())
+
+
+def _result(future: Any, task: Task, distributed: Any) -> Done:
+    try:
+        return future.result()
+    except distributed.KilledWorker as error:
+        return Done([], f"it killed {error.allowed_failures + 1} workers in turn: give the "
+                    "workers more memory, or smaller blocks", 0.0, "")  # fmt: skip
+    except Exception as error:  # a worker without our code, or an answer that does not unpickle
+        return Done([], f"the worker failed ({error!r})", 0.0, "")
+
+
+def _same_library(client: Any) -> None:
+    """Refuse workers that run another version of the library: their rows would lie."""
+    ours = _library()
+    answers = client.run(_library, on_error="return")
+    for worker, theirs in answers.items():
+        if isinstance(theirs, Exception):
+            raise GleakError(
+                f"the worker {worker} has no gleak ({theirs}): install the same checkout there"
+            )
+        if theirs != ours:
+            raise GleakError(
+                f"the worker {worker} has another version of gleak_core: check out the same "
+                "commit there, and start the worker again"
+            )
+
+
+def _library() -> str:
+    """Return a hash of all of the library's source."""
+    root = ROOT / "gleak_core"
+    found = [f"{p.relative_to(root)} {sha256(p)}" for p in sorted(root.rglob("*.py"))]
+    return sha256_bytes("\n".join(found).encode())

@@ -1,0 +1,7 @@
+"""Grids of x."""
+
+from gleak_core.studies.study import Study
+
+__all__ = ["STUDIES"]
+
+STUDIES: tuple[Study, ...] = ()

@@ -1,0 +1,197 @@
+"""Rules: what decides a verdict, as `data/papers` wrote it down before any result was seen.
+
+A rule is met, or it is not; where results are missing it is not met, and says so.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gleak_core import statistics
+from gleak_core.papers import Metric, Result, Rule
+from gleak_core.statistics import Estimate
+from gleak_core.studies.store import Frame, word
+
+__all__ = ["Finding", "check", "estimate", "groups"]
+
+_STRONG = 0.8  # the rank correlation from which on a trend is one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether a rule is met, and by what."""
+
+    rule: Rule
+    met: bool
+    detail: str
+
+
+def check(result: Result, rows: Frame) -> tuple[Finding, ...]:
+    """Hold our rows against every rule of a result."""
+    return tuple(Finding(rule, *_KINDS[rule.kind](result, rule, rows)) for rule in result.rules)
+
+
+def estimate(metric: Metric, values: Sequence[float]) -> Estimate:
+    """Summarise the trials of one cell as the result asks for."""
+    if metric.statistic == "rate":
+        return statistics.rate([value == 1 for value in values])
+    worst = {"higher": -math.inf, "lower": math.inf}.get(metric.better, math.nan)
+    if metric.statistic == "mean":
+        worst = math.nan
+    return statistics.bootstrap(values, metric.statistic, worst=worst)
+
+
+def groups(rows: Frame, keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], Frame]]:
+    """Yield each cell of the rows with its trials, in the order of the file."""
+    if not keys:
+        yield {}, rows
+        return
+    for at, some in rows.groupby(list(keys), sort=False, dropna=False):
+        yield dict(zip(keys, at, strict=True)), some
+
+
+def _select(result: Result, rows: Frame, where: Mapping[str, Sequence[Any]]) -> Frame:
+    """Return the rows of some cells; where a rule is silent on a key of ours, of the reading."""
+    asked = {name: (value,) for name, value in result.ours_keys.items()} | dict(where)
+    for name, values in asked.items():
+        if name in rows:
+            rows = rows[rows[name].map(word).isin([word(value) for value in values])]
+    return rows
+
+
+def _keys(result: Result, rows: Frame) -> list[str]:
+    return [name for name in (*result.keys, *result.ours_keys) if name in rows]
+
+
+def _printed(result: Result, rule: Rule, rows: Frame) -> list[tuple[float, Estimate | None]]:
+    """Return (published, ours) of every printed cell that a rule selects."""
+    metric, pairs = result.metrics[rule.metric], []
+    for cell in result.cells:
+        wanted = {name: [word(v) for v in values] for name, values in rule.where.items()}
+        chosen = all(word(cell.at.get(k)) in v for k, v in wanted.items() if k in result.keys)
+        if not chosen or rule.metric not in cell.values:
+            continue
+        ours = {k: v for k, v in rule.where.items() if k not in result.keys}
+        some = _select(result, rows, {**ours, **{k: (v,) for k, v in cell.at.items()}})
+        values = some[rule.metric].astype(float).tolist() if len(some) else []
+        pairs.append((cell.values[rule.metric], estimate(metric, values) if values else None))
+    return pairs
+
+
+def _close(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
+    pairs = _printed(result, rule, rows)
+
+    def near(printed: float, ours: Estimate | None) -> bool:
+        if ours is None or not math.isfinite(ours.value):
+            return False
+        if rule.within is not None:
+            return abs(ours.value - printed) <= rule.within
+        assert rule.factor is not None
+        return printed * ours.value > 0 and 1 / rule.factor <= ours.value / printed <= rule.factor
+
+    good = sum(near(*pair) for pair in pairs)
+    far = [abs(o.value - p) for p, o in pairs if o and math.isfinite(o.value)]
+    unit = result.metrics[rule.metric].unit
+    most = f"; the largest gap is {max(far):.3g} {unit}".rstrip() if far else ""
+    return _share(good, len(pairs), rule), f"{good} of {len(pairs)} cells{_lack(pairs)}{most}"
+
+
+def _rank(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
+    pairs = _printed(result, rule, rows)
+    there = [(p, o.value) for p, o in pairs if o and not math.isnan(o.value)]
+    if len(there) < len(pairs) or len(there) < 3:
+        return False, f"{len(there)} of {len(pairs)} cells are measured"
+    rho = statistics.rank_correlation(*zip(*there, strict=True))
+    assert rule.at_least is not None
+    return rho >= rule.at_least, f"rank correlation {rho:.2f} over {len(there)} cells"
+
+
+def _order(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
+    """Compare two settings on the same images: the pairs are cells and seeds."""
+    assert rule.first and rule.second
+    metric = result.metrics[rule.metric]
+    sides = [
+        _select(result, rows, {**rule.where, **{k: (v,) for k, v in side.items()}})
+        for side in (rule.first, rule.second)
+    ]
+    differ = {*rule.first, *rule.second}
+    rest = [name for name in _keys(result, rows) if name not in differ]
+    both = sides[0].merge(sides[1], on=[*rest, "seed"], suffixes=("_1", "_2"))
+    if both.empty:
+        return False, "nothing measured to compare"
+    sign = -1 if metric.better == "lower" else 1
+    good, cells, said = 0, 0, []
+    for _, some in groups(both, rest):
+        apart = statistics.paired(
+            (sign * some[f"{rule.metric}_1"].astype(float)).tolist(),
+            (sign * some[f"{rule.metric}_2"].astype(float)).tolist(),
+        )
+        cells += 1
+        good += apart.low > rule.margin
+        said.append(sign * apart.value)
+    unit = f" {metric.unit}".rstrip()
+    span = f"{min(said):.3g}" + (f" to {max(said):.3g}" if cells > 1 else "")
+    return _share(good, cells, rule), (
+        f"{good} of {cells} cells; mean paired difference {span}{unit}"
+    )
+
+
+def _trend(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
+    assert rule.along and rule.direction
+    some = _select(result, rows, rule.where)
+    metric = result.metrics[rule.metric]
+    rest = [name for name in _keys(result, rows) if name != rule.along]
+    said, good = [], []
+    for _, line in groups(some, rest):
+        points = {
+            float(at[rule.along]): estimate(metric, part[rule.metric].astype(float).tolist()).value
+            for at, part in groups(line, [rule.along])
+        }
+        values = [points[at] for at in sorted(points)]
+        if len(values) < 2:
+            return False, f"only one value of {rule.along} is measured"
+        if rule.direction == "flat":
+            assert rule.within is not None
+            width = max(values) - min(values)
+            good.append(width <= rule.within)
+            said.append(f"range {width:.3g} {metric.unit}".rstrip())
+        else:
+            rho = statistics.rank_correlation(range(len(values)), values)
+            good.append(rho >= _STRONG if rule.direction == "rising" else rho <= -_STRONG)
+            said.append(f"rank correlation {rho:.2f}")
+    return bool(good) and all(good), ", ".join(said) or "nothing measured"
+
+
+def _bound(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
+    some = _select(result, rows, rule.where)
+    metric = result.metrics[rule.metric]
+    found = [
+        estimate(metric, part[rule.metric].astype(float).tolist())
+        for _, part in groups(some, _keys(result, rows))
+        if len(part)
+    ]
+    if not found or some.empty:
+        return False, "nothing measured"
+    if rule.at_least is not None:
+        good = sum(one.low >= rule.at_least for one in found)
+        edge = min(one.low for one in found)
+    else:
+        assert rule.at_most is not None
+        good = sum(one.high <= rule.at_most for one in found)
+        edge = max(one.high for one in found)
+    return _share(good, len(found), rule), (
+        f"{good} of {len(found)} cells; the intervals reach to {edge:.3g} {metric.unit}".rstrip()
+    )
+
+
+_KINDS = {"close": _close, "order": _order, "rank": _rank, "trend": _trend, "bound": _bound}
+
+
+def _share(good: int, cells: int, rule: Rule) -> bool:
+    return cells > 0 and good >= rule.share * cells - 1e-9
+
+
+def _lack(pairs: Sequence[tuple[float, Estimate | None]]) -> str:
+    lacking = sum(ours is None for _, ours in pairs)
+    return f" ({lacking} not measured)" if lacking else ""

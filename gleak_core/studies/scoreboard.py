@@ -1,0 +1,228 @@
+"""The scoreboard: for every published table, figure and claim, what we found and the verdict.
+
+Only a complete run of the paper profile supports a verdict. What is missing, or measured in a
+reduced profile, says so instead.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gleak_core import papers, studies
+from gleak_core.papers import Result
+from gleak_core.statistics import Estimate
+from gleak_core.studies import inputs, rules
+from gleak_core.studies.store import Frame, Store, home, word
+from gleak_core.studies.study import PROFILES, Study
+
+__all__ = ["ENOUGH", "VERDICTS", "Line", "chosen", "line", "lines"]
+
+VERDICTS = ("reproduced", "partly", "not reproduced", "not testable here", "not yet run")
+ENOUGH = 20
+"""Trials in every cell without which nothing is called reproduced."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the scoreboard."""
+
+    result: Result
+    verdict: str
+    why: str
+    findings: tuple[rules.Finding, ...]
+    rows: Frame
+    study: Study | None
+    older: str = ""
+    """In what the library differs from the one that measured; empty if in nothing."""
+
+    @property
+    def id(self) -> str:
+        """The identifier in `data/papers`."""
+        return self.result.id
+
+    @property
+    def published(self) -> float | None:
+        """The printed value of the headline."""
+        head = self.result.headline
+        return self.result.published(head.metric, **head.at)
+
+    @property
+    def ours(self) -> Estimate | None:
+        """Our value of the headline, with its interval."""
+        head, result = self.result.headline, self.result
+        rows = self.rows
+        for name, value in {**result.ours_keys, **head.at}.items():
+            if name in rows:
+                rows = rows[rows[name].map(word) == word(value)]
+        if rows.empty or head.metric not in rows:
+            return None
+        return rules.estimate(result.metrics[head.metric], rows[head.metric].astype(float).tolist())
+
+    @property
+    def profile(self) -> str:
+        """The profile of the rows."""
+        return str(self.rows["profile"].iloc[0]) if len(self.rows) else ""
+
+    @property
+    def device(self) -> str:
+        """The hardware that measured."""
+        return ", ".join(sorted(set(self.rows["hardware"]))) if len(self.rows) else ""
+
+    @property
+    def seconds(self) -> float:
+        """What all trials took together."""
+        return float(self.rows["seconds"].astype(float).sum()) if len(self.rows) else 0.0
+
+    @property
+    def summary(self) -> str:
+        """What happened in half a line."""
+        unit = self.result.metrics[self.result.headline.metric].unit
+        ours, printed = self.ours, self.published
+        parts = [] if printed is None else [f"published {printed:g} {unit}".rstrip()]
+        if ours:
+            parts.append(f"ours {ours.value:.4g} [{ours.low:.4g}, {ours.high:.4g}] (n = {ours.n})")
+        return "; ".join([*parts, self.why])
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Return every cell: where, the metric, published, ours, the interval and n."""
+        result, found = self.result, []
+        for at, some in rules.groups(self.rows, self.study.keys if self.study else ()):
+            if some.empty:
+                continue
+            for name, metric in result.metrics.items():
+                ours = rules.estimate(metric, some[name].astype(float).tolist())
+                known = {k: v for k, v in at.items() if k in (*result.keys, *result.ours_keys)}
+                found.append({
+                    **{k: _plain(v) for k, v in at.items()},
+                    "metric": name,
+                    "published": result.published(name, **known),
+                    **_estimate(ours),
+                    "failed": int((some["status"] != "solved").sum()),
+                })  # fmt: skip
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as plain values, for JSON: what is not finite is null."""
+        result, ours = self.result, self.ours
+        numbers = _estimate(ours) if ours else {"ours": None, "interval": None, "n": 0}
+        return {
+            "id": self.id,
+            "title": result.title,
+            "place": result.place,
+            "claim": result.claim,
+            "metric": result.headline.metric,
+            "unit": result.metrics[result.headline.metric].unit,
+            "at": dict(result.headline.at),
+            "published": self.published,
+            **numbers,
+            "verdict": self.verdict,
+            "why": self.why,
+            "profile": self.profile or None,
+            "device": self.device or None,
+            "seconds": round(self.seconds, 1),
+            "rules": [{"says": f.rule.says, "met": f.met, "detail": f.detail}
+                      for f in self.findings],
+            "deviations": list(self.study.deviations) if self.study else [],
+            "older": self.older,
+            "cells": self.cells(),
+        }  # fmt: skip
+
+
+def lines(names: Sequence[str] = (), *, folder: Path | None = None) -> list[Line]:
+    """Return the scoreboard, or the lines of some results or papers of it."""
+    return [line(name, folder=folder) for name in studies.named(names, papers.ids(), "result")]
+
+
+def line(name: str, *, folder: Path | None = None) -> Line:
+    """Judge one result by what is recorded of it."""
+    result = papers.find(name)
+    study = studies.STUDIES.get(name)
+    folder, rows = _where(study, folder)
+    if result.not_testable:
+        return Line(result, "not testable here", result.not_testable, (), rows, study)
+    if study is None or rows.empty:
+        why = "not yet run" if study and study.measure else "its chapter is not written yet"
+        return Line(result, "not yet run", why, (), rows, study)
+    findings = rules.check(result, rows)
+    older = _older(study, rows, folder)
+    profile = rows["profile"].iloc[0]
+    if profile != "paper":
+        n = int(rows.groupby("key").size().min())
+        why = f"only a {profile} run is there ({n} trials a cell), which supports no verdict"
+        return Line(result, "not yet run", why, findings, rows, study, older)
+    verdict, why = _verdict(study, findings, rows)
+    return Line(result, verdict, why, findings, rows, study, older)
+
+
+def _where(study: Study | None, folder: Path | None) -> tuple[Path, Frame]:
+    """Return the rows that stand for a study and their folder: the book's, else one's own."""
+    places = [folder] if folder else [home("paper"), home("smoke")]
+    for place in places:
+        rows = chosen(study, place) if study else pd.DataFrame()
+        if len(rows):
+            return place, rows
+    return places[0], pd.DataFrame()
+
+
+def chosen(study: Study, folder: Path) -> Frame:
+    """Return the rows of a folder that stand for a study.
+
+    The largest profile there is, on the device with more trials; of each cell one measurement,
+    the fullest, and of equals the newest. An interrupted trial is none.
+    """
+    rows = Store(study, folder).rows()
+    rows = rows[rows["status"] != "interrupted"]
+    if rows.empty:
+        return rows
+    best = max(rows["profile"], key=PROFILES.index)
+    rows = rows[rows["profile"] == best]
+    rows = rows[rows["device"] == rows["device"].value_counts().idxmax()]
+    parts = []
+    for _, some in rules.groups(rows, study.keys):
+        sizes = some.groupby("key", sort=False).size()  # in the order of the file: newest last
+        parts.append(some[some["key"] == sizes.index[sizes.to_numpy() == sizes.max()][-1]])
+    return pd.concat(parts).reset_index(drop=True)
+
+
+def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tuple[str, str]:
+    met = sum(finding.met for finding in findings)
+    why = f"{met} of {len(findings)} rules are met"
+    sizes = rows.groupby("key").size()
+    lacking = len(study.cells) - len(sizes)
+    if met == 0 and not lacking:
+        return "not reproduced", why
+    if met < len(findings):
+        return "partly", why + (f", {lacking} cells are not measured" if lacking else "")
+    if lacking:
+        return "partly", f"{why}, and {lacking} of {len(study.cells)} cells are not measured"
+    if sizes.min() < ENOUGH:
+        return "partly", f"{why}, with {sizes.min()} trials in a cell: {ENOUGH} are asked for"
+    return "reproduced", why
+
+
+def _older(study: Study, rows: Frame, folder: Path) -> str:
+    if study.measure is None:
+        return ""
+    known, now = Store(study, folder).inputs(), inputs.sources(study.measure)
+    said = set()
+    for key in set(rows["key"]):
+        then = known.get(key)
+        said.add(inputs.changes({"source": then["source"]}, {"source": now}) if then else "unknown")
+    return "; ".join(sorted(said - {""}))
+
+
+def _estimate(found: Estimate) -> dict[str, Any]:
+    ends = [_finite(found.low), _finite(found.high)]
+    return {"ours": _finite(found.value), "interval": ends, "n": found.n}
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

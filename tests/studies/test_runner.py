@@ -1,0 +1,274 @@
+"""The runner: only what is missing, every row exactly once, whatever happens on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from studies import toy
+
+from gleak_core.errors import GleakError
+from gleak_core.studies import runner, workers
+from gleak_core.studies.store import Store
+from gleak_core.studies.study import Study
+
+ALL = sorted((a, seed) for a in (1, 2, 3) for seed in range(6))
+
+
+def run(study: Study, folder: Path, **options) -> runner.Outcome:
+    [outcome] = runner.run([study], device="cpu", folder=folder, **options)
+    return outcome
+
+
+def read(path: Path, **options: Any) -> Any:
+    return pd.read_csv(path, **options)
+
+
+def rows(study: Study, folder: Path) -> list[tuple[int, int]]:
+    """Return (a, seed) of every line of the file itself, so that none can hide."""
+    frame = read(Store(study, folder).path)
+    assert (frame["value"] == 100 * frame["a"] + frame["seed"]).all()
+    return sorted(zip(frame["a"], frame["seed"], strict=True))
+
+
+def wait_until(what: Callable[[], object], seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_every_row_is_there_once_with_its_provenance(tmp_path: Path) -> None:
+    outcome = run(toy.toy(), tmp_path)
+    assert (outcome.rows, outcome.failures) == (18, [])
+    assert rows(toy.toy(), tmp_path) == ALL
+    path = tmp_path / "toy" / "table1.csv"
+    frame = read(path, dtype=str)
+    assert set(frame["status"]) == {"solved"}
+    assert set(frame["profile"]) == {"paper"}
+    assert set(frame["device"]) == {"cpu"}
+    for name in ("hardware", "torch", "python", "gleak", "commit", "date", "key"):
+        assert (frame[name].str.len() > 3).all(), name
+    assert (frame["seconds"].astype(float) >= 0).all()
+
+
+def test_a_second_run_measures_nothing(tmp_path: Path) -> None:
+    run(toy.toy(), tmp_path)
+    before = (tmp_path / "toy" / "table1.csv").read_bytes()
+    assert run(toy.toy(), tmp_path).rows == 0
+    assert (tmp_path / "toy" / "table1.csv").read_bytes() == before
+    assert all(not one.missing for one in runner.plan([toy.toy()], device="cpu", folder=tmp_path))
+
+
+def test_more_trials_only_append(tmp_path: Path) -> None:
+    run(toy.toy(), tmp_path, trials=3)
+    before = (tmp_path / "toy" / "table1.csv").read_text()
+    [one, *_] = runner.plan([toy.toy()], device="cpu", folder=tmp_path)
+    assert (one.missing, one.present, one.why) == ((3, 4, 5), 3, "3 of 6 trials are there")
+    assert run(toy.toy(), tmp_path).rows == 9
+    assert (tmp_path / "toy" / "table1.csv").read_text().startswith(before)
+    assert rows(toy.toy(), tmp_path) == ALL
+
+
+def test_profiles_do_not_mix(tmp_path: Path) -> None:
+    assert run(toy.toy(), tmp_path, profile="smoke").rows == 6
+    assert run(toy.toy(), tmp_path, profile="paper").rows == 18
+    assert run(toy.toy(), tmp_path, profile="smoke").rows == 0
+
+
+def test_other_code_makes_rows_stale_and_says_so(tmp_path: Path) -> None:
+    run(toy.toy(), tmp_path)
+    other = toy.toy(toy.not_finite)
+    [one, *_] = runner.plan([other], device="cpu", folder=tmp_path)
+    assert one.why.startswith("stale: studies.toy:count is gone; studies.toy:not_finite is new")
+    run(replace(other, cells=other.cells[:1]), tmp_path)
+    frame = Store(other, tmp_path).rows()
+    # The new measurement of a whole cell replaces the old one; the other cells keep theirs.
+    assert frame.groupby("a")["status"].unique().map(list).to_dict() == {
+        1: ["diverged"],
+        2: ["solved"],
+        3: ["solved"],
+    }
+    assert len(frame) == 18
+    assert set(Store(other, tmp_path).inputs()) == set(frame["key"])
+
+
+def test_the_old_measurement_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    run(toy.toy(), tmp_path)
+    stopped = toy.toy(toy.not_finite)
+
+    def three(tasks):
+        yield from runner.here(tasks[:2])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, tmp_path, execute=three)
+    frame = Store(stopped, tmp_path).rows()
+    assert (frame["status"] == "solved").sum() == 18
+    assert (frame["status"] == "diverged").sum() == 4
+    assert run(stopped, tmp_path).rows == 14
+    assert set(Store(stopped, tmp_path).rows()["status"]) == {"diverged"}
+
+
+def test_forcing_measures_again_and_leaves_one_row_each(tmp_path: Path) -> None:
+    run(toy.toy(), tmp_path)
+    assert run(toy.toy(), tmp_path, force=True).rows == 18
+    assert rows(toy.toy(), tmp_path) == ALL
+
+
+def test_a_failing_cell_stops_no_other(tmp_path: Path) -> None:
+    outcome = run(toy.toy(toy.break_at_two), tmp_path)
+    assert outcome.rows == 12
+    assert outcome.failures == [
+        f"toy.table1 (a 2; seeds {i}–{i + 1}): two is not to be had: take another number"
+        for i in (0, 2, 4)
+    ]
+    frame = read(tmp_path / "toy" / "table1.csv")
+    assert sorted(set(frame["a"])) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [(toy.one_short, "measured 2 seeds and got 1 rows"), (toy.not_a_status, "status fine is none")],
+)
+def test_a_measurement_that_breaks_its_promise_is_refused(measure, words, tmp_path: Path) -> None:
+    outcome = run(toy.toy(measure), tmp_path)
+    assert outcome.rows == 0
+    assert all(words in failure for failure in outcome.failures)
+
+
+def test_values_that_are_not_finite_are_rows(tmp_path: Path) -> None:
+    run(toy.toy(toy.not_finite), tmp_path)
+    frame = Store(toy.toy(), tmp_path).rows()
+    assert len(frame) == 18
+    assert frame["value"].isna().all()
+
+
+def test_a_study_that_is_only_declared_refuses_to_run(tmp_path: Path) -> None:
+    declared = toy.toy(None)
+    [one, *_] = runner.plan([declared], device="cpu", folder=tmp_path)
+    assert one.why == "declared; comes with its chapter"
+    with pytest.raises(GleakError, match="declared and not written yet"):
+        run(declared, tmp_path)
+    with pytest.raises(GleakError, match="declared and not written yet"):
+        runner.measure(declared)
+
+
+def test_the_time_left_is_what_blocks_have_taken(tmp_path: Path) -> None:
+    """A declaration ten times too low is found out by the first block."""
+    events: list[runner.Event] = []
+
+    def slowly(tasks):
+        for number, done in runner.here(tasks):
+            yield number, done._replace(seconds=0.2)  # declared: 2 trials at 0.01 s
+
+    run(toy.toy(), tmp_path, execute=slowly, progress=events.append)
+    assert [event.done for event in events] == list(range(1, 10))
+    assert [round(event.left, 6) for event in events] == [
+        pytest.approx(0.2 * n) for n in range(8, -1, -1)
+    ]
+
+
+def test_recorded_times_replace_guesses(tmp_path: Path) -> None:
+    study = toy.toy(seconds=lambda cell: 1000.0)
+    assert sum(p.cost for p in runner.plan([study], device="cpu", folder=tmp_path)) == 18000
+    run(study, tmp_path, trials=1)
+    plans = runner.plan([study], device="cpu", folder=tmp_path)
+    assert all(one.timed for one in plans)
+    assert sum(one.cost for one in plans) < 1
+
+
+def test_measuring_live_records_nothing(tmp_path: Path) -> None:
+    frame = runner.measure(toy.toy(), profile="smoke", device="cpu")
+    assert list(frame.columns) == ["a", "seed", "value", "status", "evaluations", "seconds"]
+    assert len(frame) == 6
+    with pytest.raises(GleakError, match="two is not to be had"):
+        runner.measure(toy.toy(toy.break_at_two), device="cpu")
+
+
+# --- deaths ----------------------------------------------------------------------------------
+
+RUN = """
+import sys
+from pathlib import Path
+from typing import Any
+from studies import toy
+from gleak_core.studies import runner
+runner.run([toy.toy()], device="cpu", folder=Path(sys.argv[1]))
+print("done")
+"""
+
+
+def start(folder: Path, pause: float) -> subprocess.Popen[str]:
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(folder)],
+        env={**os.environ, "PYTHONPATH": paths, toy.PAUSE: str(pause)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_kill_loses_at_most_the_running_block(how: signal.Signals, tmp_path: Path) -> None:
+    process = start(tmp_path, 0.2)
+    path = tmp_path / "toy" / "table1.csv"
+    wait_until(lambda: lines(path) >= 5)
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    there = rows(toy.toy(), tmp_path)
+    assert 4 <= len(there) < 18
+    assert len(there) % 2 == 0  # whole blocks
+    assert there == sorted(set(there))
+    outcome = run(toy.toy(), tmp_path)
+    assert outcome.rows == 18 - len(there)
+    assert rows(toy.toy(), tmp_path) == ALL
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
+    both = [start(tmp_path, 0.05) for _ in range(2)]
+    for process in both:
+        assert process.communicate(timeout=120)[0] == "done\n"
+    assert rows(toy.toy(), tmp_path) == ALL
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_rows(tmp_path: Path) -> None:
+    assert run(toy.toy(), tmp_path, execute=workers.processes(2), workers=2).rows == 18
+    assert rows(toy.toy(), tmp_path) == ALL
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fatal = tmp_path / "deadly"
+    fatal.touch()
+    monkeypatch.setenv(toy.DEADLY, str(fatal))
+    assert run(toy.toy(toy.die_once), tmp_path, execute=workers.processes(2)).rows == 18
+    assert not fatal.exists()
+    assert rows(toy.toy(), tmp_path) == ALL
+
+
+@pytest.mark.slow
+def test_a_block_that_always_kills_ends_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GleakError, match=r"processes died .* run it again with fewer --jobs"):
+        run(toy.toy(toy.always_die), tmp_path, execute=workers.processes(1))
+
+
+def test_no_processes_are_refused() -> None:
+    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
+        workers.processes(0)
