@@ -4,6 +4,8 @@ Any scheduler will do: one that this machine started, or one that SLURM or Kuber
 worker that dies loses its block, and the scheduler gives that to another one.
 """
 
+import queue
+import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -13,7 +15,9 @@ from gleak_core.studies.runner import Done, Executor, Task, perform
 
 __all__ = ["connect"]
 
-_PATIENCE = "20s"
+_PATIENCE = "20s"  # for the scheduler to answer
+_LOOK = 5.0  # seconds between two looks at whether anybody is working
+_ALONE = 60.0  # seconds without any worker after which none will come
 
 
 def connect(address: str) -> tuple[Executor, int]:
@@ -43,22 +47,35 @@ def connect(address: str) -> tuple[Executor, int]:
 
     def execute(tasks: Sequence[Task]) -> Generator[tuple[int, Done]]:
         # pure=False: two runs of the same block are two measurements.
-        futures = {
-            client.submit(perform, task, pure=False, key=f"gleak-{task.study}-{number}"): number
-            for number, task in enumerate(tasks)
-        }
+        futures = {client.submit(perform, task, pure=False): n for n, task in enumerate(tasks)}
+        finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for future in futures:
+            future.add_done_callback(finished.put)
+        last = time.monotonic()
         try:
-            for future in distributed.as_completed(list(futures)):
-                number = futures[future]
-                yield number, _result(future, tasks[number], distributed)
-                future.release()
+            while futures:
+                try:
+                    future = finished.get(timeout=_LOOK)
+                except queue.Empty:
+                    _alive(client, since=last)
+                    continue
+                last = time.monotonic()
+                yield futures.pop(future), _result(future, distributed)
         finally:
-            client.cancel([f for f in futures if not f.done()])
+            client.cancel(list(futures))
 
     return execute, sum(threads.values())
 
 
-def _result(future: Any, task: Task, distributed: Any) -> Done:
+def _alive(client: Any, since: float) -> None:
+    """Give up when the last worker has been gone for a while: nobody would ever answer."""
+    if not client.nthreads() and time.monotonic() - since > _ALONE:
+        raise GleakError(
+            "no worker is left: what was finished is kept; start workers, then run it again"
+        )
+
+
+def _result(future: Any, distributed: Any) -> Done:
     try:
         return future.result()
     except distributed.KilledWorker as error:

@@ -1,115 +1,100 @@
 """The same studies on a real Dask scheduler: workers compute, one process writes."""
 
-import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from studies import toy
-from studies.test_runner import ALL, lines, rows, run, wait_until
+from studies.test_runner import ALL, lines, rows, run
 
 from gleak_core.errors import GleakError
 from gleak_core.studies import cluster
 
-pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-WHERE = ["--host", "127.0.0.1"]
-
-
-class Cluster:
-    """A scheduler and its workers, each a process of its own."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder, self.stack = folder, stack
-        where = folder / "scheduler.json"
-        self.start("distributed.cli.dask_scheduler", *WHERE, "--port", "0", "--no-dashboard",
-                   "--scheduler-file", str(where))  # fmt: skip
-        wait_until(where.exists)
-        self.address = json.loads(where.read_text())["address"]
-
-    def start(self, module: str, *words: str, **environment: str) -> subprocess.Popen[bytes]:
-        paths = os.pathsep.join(path for path in sys.path if path)
-        log = (self.folder / "log.txt").open("ab")
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *words],
-            env={**os.environ, "PYTHONPATH": paths, "DASK_DISTRIBUTED__COMM__RETRY__COUNT": "0",
-                 **environment},
-            stdout=log,
-            stderr=log,
-            cwd=self.folder,
-        )  # fmt: skip
-        self.stack.callback(log.close)
-        self.stack.callback(process.wait)
-        self.stack.callback(process.kill)
-        return process
-
-    def worker(self, **environment: str) -> subprocess.Popen[bytes]:
-        return self.start("distributed.cli.dask_worker", self.address, *WHERE, "--nthreads", "1",
-                          "--no-nanny", "--no-dashboard", **environment)  # fmt: skip
-
-    def workers(self) -> int:
-        from distributed import Client
-
-        with Client(self.address, timeout="20s", set_as_default=False) as client:
-            found: Any = client.nthreads()
-            return len(found)
+distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+HERE = ("--host", "127.0.0.1", "--no-dashboard")
+Process = subprocess.Popen[bytes]
 
 
 @pytest.fixture
-def dask(tmp_path: Path) -> Iterator[Cluster]:
+def dask(tmp_path: Path) -> Iterator[tuple[str, list[Process]]]:
+    """A scheduler and two workers, each a process of its own, on the loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        # A block that kills its worker is given to one more, not to three.
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+        toy.PAUSE: "0.3",
+    }
     with ExitStack() as stack:
-        yield Cluster(tmp_path, stack)
+        log = stack.enter_context((tmp_path / "log.txt").open("ab"))
+
+        def start(what: str, *words: str) -> Process:
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.dask_{what}", *words, *HERE],
+                env=environment, stdout=log, stderr=log, cwd=tmp_path,
+            )  # fmt: skip
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        start("scheduler", "--port", str(port))
+        workers = [start("worker", address, "--nthreads", "1", "--no-nanny") for _ in range(2)]
+        with distributed.Client(address, timeout="60s", set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+        yield address, workers
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_a_worker_that_is_killed_loses_no_row(dask: Cluster, tmp_path: Path) -> None:
-    first, second = (dask.worker(**{toy.PAUSE: "0.3"}) for _ in range(2))
-    wait_until(lambda: dask.workers() == 2)
-    execute, workers = cluster.connect(dask.address)
+@pytest.mark.timeout(240)
+def test_a_run_on_workers_that_die(
+    dask: tuple[str, list[Process]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, (first, second) = dask
+    execute, workers = cluster.connect(address)
     assert workers == 2
-    path = tmp_path / "toy" / "table1.csv"
-    killed = []
+    path, killed = tmp_path / "toy" / "table1.csv", []
 
-    def kill(event) -> None:
-        if not killed and lines(path) >= 3:  # mid-run: a block is done and most are not
+    def kill(event: object) -> None:
+        if not killed and lines(path) >= 3:  # mid-run: a block is done, and most are not
             second.send_signal(signal.SIGKILL)
-            killed.append(time.monotonic())
+            killed.append(lines(path))
 
     outcome = run(toy.toy(), tmp_path, execute=execute, workers=workers, progress=kill)
     assert killed
+    assert killed[0] < 13
+    assert second.wait(10) == -signal.SIGKILL
     assert (outcome.rows, outcome.failures) == (18, [])
-    assert rows(toy.toy(), tmp_path) == ALL
+    assert rows(toy.toy(), tmp_path) == ALL  # each exactly once
+
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(cluster, "ROOT", tmp_path)  # here; the worker has its own
+        with pytest.raises(GleakError, match="another version of gleak_core"):
+            cluster.connect(address)
+
+    broken = toy.toy(toy.break_at_two, id="toy.broken")
+    outcome = run(broken, tmp_path, execute=execute, trials=2)
+    assert outcome.rows == 4
+    assert [words.partition(": ")[2] for words in outcome.failures] == [
+        "two is not to be had: take another number"
+    ]
+
     assert first.poll() is None
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_what_goes_wrong_is_said(
-    dask: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(GleakError, match=r"has no workers: start some, `dask worker"):
-        cluster.connect(dask.address)
-    dask.worker()
-    wait_until(lambda: dask.workers() == 1)
-    execute, _ = cluster.connect(dask.address)
-    outcome = run(toy.toy(toy.break_at_two), tmp_path, execute=execute)
-    assert outcome.rows == 12
-    assert all("two is not to be had" in words for words in outcome.failures)
-    outcome = run(toy.toy(toy.always_die, id="toy.deadly"), tmp_path, execute=execute, trials=1)
-    assert outcome.rows == 0
-    assert outcome.failures
-    dask.worker()
-    wait_until(lambda: dask.workers() >= 1)
-    monkeypatch.setattr(cluster, "ROOT", tmp_path)  # here; the worker has its own
-    with pytest.raises(GleakError, match="another version of gleak_core"):
-        cluster.connect(dask.address)
+    monkeypatch.setattr(cluster, "_LOOK", 0.2)
+    monkeypatch.setattr(cluster, "_ALONE", 0.5)
+    with pytest.raises(GleakError, match="no worker is left: what was finished is kept"):
+        run(toy.toy(toy.always_die, id="toy.deadly"), tmp_path, execute=execute, trials=1)
+    with pytest.raises(GleakError, match="has no workers: start some, `dask worker"):
+        cluster.connect(address)
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

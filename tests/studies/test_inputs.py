@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from studies import toy
 
-from gleak_core import data, labels
+from gleak_core import attacks, data, labels
 from gleak_core.studies import general, inputs
 
 BASE = '''
@@ -38,6 +38,10 @@ def unrelated():
     return OTHER + statistics.wilson(1, 2)[0]
 '''
 COUNT = itertools.count()
+
+
+def leak(cell, seeds, device):
+    return attacks.idlg(cell)
 
 
 @pytest.fixture
@@ -118,7 +122,7 @@ def test_the_label_tables_depend_on_the_label_rules_and_on_no_solver() -> None:
 def test_every_room_that_is_reached_is_hashed() -> None:
     """An attack leads to all of its recipe: objectives, solvers, penalties."""
 
-    found = set(inputs.sources(toy.attack))
+    found = set(inputs.sources(leak))
     assert {"gleak_core.lbfgs", "gleak_core.objectives", "gleak_core.penalties"} <= found
 
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gleak_core import attacks
 from gleak_core.errors import GleakError
 from gleak_core.studies.study import Cell, Row, Study, grid
 
@@ -68,7 +67,3 @@ def toy(measure=count, cells: Sequence[Cell] = grid(a=(1, 2, 3)), **options) -> 
         "block": 2,
     }
     return Study(measure=measure, cells=tuple(cells), **{**about, **options})
-
-
-def attack(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
-    yield {"value": attacks.idlg}
