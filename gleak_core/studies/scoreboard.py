@@ -54,7 +54,7 @@ class Line:
     def ours(self) -> Estimate | None:
         """Our value of the headline, with its interval."""
         head, result = self.result.headline, self.result
-        rows = self.rows
+        rows = _reading(self.study, self.rows)
         for name, value in {**result.ours_keys, **head.at}.items():
             if name in rows:
                 rows = rows[rows[name].map(word) == word(value)]
@@ -147,7 +147,7 @@ def line(name: str, *, folder: Path | None = None) -> Line:
     if study is None or rows.empty:
         why = "not yet run" if study and study.measure else "its chapter is not written yet"
         return Line(result, "not yet run", why, (), rows, study)
-    findings = rules.check(result, rows)
+    findings = rules.check(result, _reading(study, rows))
     older = _older(study, rows, folder)
     profile = rows["profile"].iloc[0]
     if profile != "paper":
@@ -166,6 +166,15 @@ def _where(study: Study | None, folder: Path | None) -> tuple[Path, Frame]:
         if len(rows):
             return place, rows
     return places[0], pd.DataFrame()
+
+
+def _reading(study: Study | None, rows: Frame) -> Frame:
+    """Return the rows that stand for the source; a reduced profile may have none of these."""
+    if study is None or rows.empty or rows["profile"].iloc[0] != "paper":
+        return rows
+    for name, value in study.reading.items():
+        rows = rows[rows[name].map(word) == word(value)]
+    return rows
 
 
 def chosen(study: Study, folder: Path) -> Frame:

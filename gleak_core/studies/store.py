@@ -72,8 +72,8 @@ class Store:
             ) from error
         if missing := sorted({*self.study.keys, "seed", *ABOUT} - set(frame.columns)):
             raise GleakError(
-                f"{self.path} lacks the columns {', '.join(missing)}: restore it from git, or "
-                "remove it and measure again"
+                f"{self.path} lacks the columns {', '.join(missing)}, so it holds another grid: "
+                "move it away and measure again, or restore it from git"
             )
         for name in self.study.metrics:  # a metric that was added later
             if name not in frame:

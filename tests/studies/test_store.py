@@ -91,7 +91,7 @@ def test_a_new_metric_keeps_the_old_rows(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x,y\n1,2\n", "lacks the columns a, commit, .* restore it from git"),
+        ("x,y\n1,2\n", r"lacks the columns a, commit, .* move it away .* or restore it from git"),
         ("", None),
     ],
 )
