@@ -28,7 +28,8 @@ def idlg(seen: Observation) -> Tensor:
     """Return each trial's one label (T, 1): the row with a negative sum (Zhao et al. 2020, Eq. 4).
 
     The gradient of the last layer's row k is (p_k − y_k)·a, with a ≥ 0 after a sigmoid or a ReLU:
-    its sign gives y away. Exact for one image; for more than one it refuses.
+    its sign gives y away. Exact for one image, unless all its features are dead (a ReLU can have
+    that) and the gradient of the weights is zero; for more than one image it refuses.
     """
     rows, batch_size = _rows(seen, "iDLG's label rule")
     if batch_size != 1:

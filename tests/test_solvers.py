@@ -593,3 +593,75 @@ def test_plain_lbfgs_is_the_published_loop_side_by_side() -> None:
     loop = published_lbfgs(problem, z, steps=1, inner=8)
     batched = minimise(problem, z, LBFGS(100, rule="none"), steps=8, every=8)
     torch.testing.assert_close(batched.curve[-1], loop.curve[-1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_restart_forgets_all_that_went_before() -> None:
+    """After eight refused steps a trial goes on exactly as one that begins where it stands."""
+    problem, way = Quadratics.draw(2, 6, cond=1e3), LBFGS(4)
+    z = starts(2, 6)
+    state = way.begin(z, *problem.value_and_grad(z))
+    for _ in range(9):  # the history has gone round once
+        state = way.advance(state, problem.value_and_grad)
+    there = state["z"].clone()
+    for _ in range(8):
+        state = way.advance(state, lambda z: (torch.full((2,), torch.inf, dtype=F64), z))
+    fresh = way.begin(there, *problem.value_and_grad(there))
+    for _ in range(12):
+        torch.testing.assert_close(state["z"], fresh["z"], rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(state["d"], fresh["d"], rtol=1e-6, atol=1e-9)
+        state = way.advance(state, problem.value_and_grad)
+        fresh = way.advance(fresh, problem.value_and_grad)
+    assert not torch.allclose(state["z"], there)
+
+
+def test_a_direction_that_goes_up_is_given_up() -> None:
+    """Rounding can make one; here it is made by hand, on a slope that never bends."""
+    c, way = torch.tensor([[3.0, -4.0]], dtype=F64), LBFGS(3)
+    z = torch.zeros(1, 2, dtype=F64)
+    state = way.begin(z, (c * z).sum(1), c)
+    state["gamma"] = -state["gamma"]
+    state = way.advance(state, lambda z: ((c * z).sum(1), c.expand_as(z)))
+    assert torch.equal(state["d"], -c)
+
+
+class Waves:
+    """Σ 1 + cos z: curved downwards around 0, where torch keeps no pair either."""
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return (1 + z.cos()).sum(1), -z.sin()
+
+    def compact(self, keep: Tensor) -> "Waves":
+        return self
+
+
+def test_full_steps_keep_no_pair_of_negative_curvature() -> None:
+    z = torch.tensor([[0.1, -0.2, 0.05]], dtype=F64)
+    ours = minimise(Waves(), z, LBFGS(5, rule="none"), steps=6, every=1)
+    for k in range(1, 6):
+        x = z.clone().requires_grad_()
+        torchs = torch.optim.LBFGS(
+            [x], history_size=5, max_iter=k, max_eval=99, tolerance_grad=0, tolerance_change=0
+        )
+
+        def closure(x: Tensor = x) -> Tensor:
+            value, x.grad = Waves().value_and_grad(x.detach())
+            return value[0]
+
+        torchs.step(closure)  # pyright: ignore[reportArgumentType]
+        torch.testing.assert_close(ours.frames[k, 0], x.detach()[0], rtol=1e-9, atol=1e-12)
+
+
+def test_a_pair_of_negative_curvature_leaves_the_history_alone() -> None:
+    problem, way = Quadratics.draw(1, 5), LBFGS(4)
+    z = starts(1, 5)
+    state = way.begin(z, *problem.value_and_grad(z))
+    for _ in range(4):
+        state = way.advance(state, problem.value_and_grad)
+    names = ("pairs", "SY", "YY", "gamma", "valid", "head")
+    before = {n: state[n].clone() for n in names}
+    assert before["valid"].any()
+    bent = state["g"] - state["t"][:, None] * state["d"]  # y = −s
+    after = way.advance(state, lambda z: (state["f"] - 10, bent))
+    assert after["f"] < state["f"]
+    for n in names:
+        assert torch.equal(after[n], before[n]), n

@@ -1,8 +1,8 @@
 """The stage: a mirror of the sources with executed chapters, from which Sphinx builds.
 
-Four things are added on the way: the words of each picture move to where myst-nb looks for them,
-each chapter says under its title how it was run, the run ledger gets its table, and the page about
-speed its tables and figure.
+Five things are added on the way: the words of each picture move to where myst-nb looks for them,
+each chapter says under its title how it was run, the run ledger gets its table, the page about
+speed its tables and figure, and the scoreboard and the errata what is recorded.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 from gleak_core.errors import GleakError
 from gleak_core.figures import escape
 from gleak_core.files import ROOT
-from gleak_core.publish import notebooks, speed
+from gleak_core.publish import board, notebooks, speed
 
 __all__ = ["ledger", "mirror", "run_line", "sources", "with_figures", "with_run_line"]
 
@@ -75,6 +75,7 @@ def mirror(stage: Path, executed: Mapping[str, Path], root: Path = ROOT) -> None
     prose.write_text(text.replace(_MARK, ledger(runs, titles)), encoding="utf-8")
     if (stage / speed.PAGE).exists():
         speed.fill(stage)
+    board.fill(stage)
 
 
 def with_figures(page: Any) -> Any:

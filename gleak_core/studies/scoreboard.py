@@ -6,14 +6,14 @@ reduced profile, says so instead.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gleak_core import papers, studies
-from gleak_core.papers import Result
+from gleak_core.papers import Metric, Result
 from gleak_core.statistics import Estimate
 from gleak_core.studies import inputs, rules
 from gleak_core.studies.store import Frame, Store, home, word
@@ -87,19 +87,29 @@ class Line:
             parts.append(f"ours {ours.value:.4g} [{ours.low:.4g}, {ours.high:.4g}] (n = {ours.n})")
         return "; ".join([*parts, self.why])
 
+    def metric(self, name: str) -> Metric:
+        """Return what a column measures; one of our own, `accuracy_bias`, is like `accuracy`."""
+        known = self.result.metrics
+        if name in known:
+            return known[name]
+        like = known.get(name.partition("_")[0])
+        return replace(like, name=name) if like else Metric(name, "", "none", "median")
+
     def cells(self) -> list[dict[str, Any]]:
         """Return every cell: where, the metric, published, ours, the interval and n."""
-        result, found = self.result, []
-        for at, some in rules.groups(self.rows, self.study.keys if self.study else ()):
-            if some.empty:
-                continue
-            for name, metric in result.metrics.items():
-                ours = rules.estimate(metric, some[name].astype(float).tolist())
-                known = {k: v for k, v in at.items() if k in (*result.keys, *result.ours_keys)}
+        result, study, found = self.result, self.study, []
+        if study is None or self.rows.empty:
+            return []
+        for at, some in rules.groups(self.rows, study.keys):
+            known = {k: v for k, v in at.items() if k in (*result.keys, *result.ours_keys)}
+            read = all(word(at[k]) == word(v) for k, v in study.reading.items())
+            for name in study.metrics:
+                ours = rules.estimate(self.metric(name), some[name].astype(float).tolist())
+                printed = read and name in result.metrics
                 found.append({
                     **{k: _plain(v) for k, v in at.items()},
                     "metric": name,
-                    "published": result.published(name, **known),
+                    "published": result.published(name, **known) if printed else None,
                     **_estimate(ours),
                     "failed": int((some["status"] != "solved").sum()),
                 })  # fmt: skip
@@ -201,13 +211,12 @@ def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tu
     met = sum(finding.met for finding in findings)
     why = f"{met} of {len(findings)} rules are met"
     sizes = rows.groupby("key").size()
-    lacking = len(study.cells) - len(sizes)
-    if met == 0 and not lacking:
+    if len(sizes) < len(study.cells):
+        return "not yet run", f"only {len(sizes)} of {len(study.cells)} cells are measured"
+    if met == 0:
         return "not reproduced", why
     if met < len(findings):
-        return "partly", why + (f", {lacking} cells are not measured" if lacking else "")
-    if lacking:
-        return "partly", f"{why}, and {lacking} of {len(study.cells)} cells are not measured"
+        return "partly", why
     if sizes.min() < ENOUGH:
         return "partly", f"{why}, with {sizes.min()} trials in a cell: {ENOUGH} are asked for"
     return "reproduced", why

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from gleak_core import papers
 from gleak_core.errors import choose
 
-__all__ = ["PROFILES", "STATUSES", "Cell", "Measure", "Row", "Study", "grid"]
+__all__ = ["PROFILES", "STATUSES", "Cell", "Measure", "Row", "Study", "declared", "grid"]
 
 PROFILES = ("smoke", "quick", "paper")
 STATUSES = ("solved", "failed", "diverged", "interrupted")
@@ -99,3 +100,31 @@ class Study:
 def grid(**axes: Iterable[str | int | float | bool]) -> tuple[Cell, ...]:
     """Return the cells of a full grid: `grid(method=("a", "b"), batch=(1, 2))` has four."""
     return tuple(dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
+
+
+def declared(
+    id: str,
+    *,
+    seconds: Callable[[Cell], float],
+    cells: tuple[Cell, ...],
+    reading: Mapping[str, str | int | float | bool] | None = None,
+    paper: int = 25,
+    deviations: tuple[str, ...] = (),
+) -> Study:
+    """Return the study of a published result whose measurement comes with its chapter.
+
+    It is here for its cells and its cost; `paper` is the number of trials at paper scale.
+    """
+    result = papers.find(id)
+    return Study(
+        id=id,
+        title=result.title,
+        metrics=tuple(result.metrics),
+        cells=cells,
+        measure=None,
+        seconds=seconds,
+        trials={"smoke": 2, "quick": 5, "paper": paper},
+        reading=reading or {},
+        deviations=deviations,
+        chapter=papers.source(id).chapter,
+    )
