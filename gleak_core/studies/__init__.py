@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gleak_core.errors import choose
-from gleak_core.studies import cafe, cpl, dlg, general, matrix
+from gleak_core.studies import cafe, cpl, dlg, general, general_images, matrix
 from gleak_core.studies.study import PROFILES, Cell, Row, Study, grid
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ __all__ = [
 ]
 
 STUDIES: Mapping[str, Study] = {
-    study.id: study for room in (dlg, cpl, general, cafe, matrix) for study in room.STUDIES
+    study.id: study
+    for room in (dlg, cpl, general, general_images, cafe, matrix)
+    for study in room.STUDIES
 }
 """Every study by its id, in the order of the chapters."""
 
@@ -95,5 +97,8 @@ def report(plans: "Sequence[Plan]", *, cells: bool = False) -> list[str]:
                 out.append(f"    {at}: {p.present} there, {len(p.missing)} missing, "
                            f"{human(p.cost)}{': ' + p.why if p.why else ''}")  # fmt: skip
     total, ready = (sum(p.cost for p in plans if all_ or p.study.measure) for all_ in (True, False))
-    out.append(f"in all {human(total)} on one process; of that {human(ready)} for what is written")
+    out.append(
+        f"in all {human(total)} on one process, {human(total / 2)} on two; of that {human(ready)} "
+        "for what is written"
+    )
     return out

@@ -20,7 +20,7 @@ from gleak_core import data
 from gleak_core.files import sha256_bytes
 from gleak_core.studies.study import Cell, Study
 
-__all__ = ["changes", "inputs", "key", "sources"]
+__all__ = ["changes", "inputs", "key", "recorded", "sources"]
 
 _PACKAGE = "gleak_core"
 
@@ -40,6 +40,21 @@ def inputs(study: Study, cell: Cell, *, profile: str, device: str) -> dict[str, 
 def key(parts: Mapping[str, Any]) -> str:
     """Return sixteen hexadecimal digits that stand for all inputs together."""
     return sha256_bytes(json.dumps(parts, sort_keys=True).encode())[:16]
+
+
+def recorded(parts: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
+    """Return the recorded key that differs only in data sets that are not on this machine.
+
+    Who has no ImageNet cannot tell whether it changed, and loses no row for that.
+    """
+    absent = {name for name, value in parts["data"].items() if value == "absent"}
+
+    def bare(some: Mapping[str, Any]) -> dict[str, Any]:
+        return {**some, "data": {n: v for n, v in some["data"].items() if n not in absent}}
+
+    here = json.loads(json.dumps(bare(parts)))
+    same = [key for key, then in known.items() if absent and bare(then) == here]
+    return same[-1] if same else None
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -22,11 +22,11 @@ import torch
 from torch.nn import functional as F
 
 from gleak_core import device as devices
-from gleak_core.errors import GleakError
+from gleak_core.errors import GleakError, choose
 from gleak_core.provenance import commit
 from gleak_core.studies import inputs
 from gleak_core.studies.store import ABOUT, Frame, Store, Writer, home, word
-from gleak_core.studies.study import STATUSES, Cell, Measure, Row, Study
+from gleak_core.studies.study import PROFILES, STATUSES, Cell, Measure, Row, Study
 
 __all__ = [
     "Done",
@@ -116,6 +116,7 @@ def plan(
     folder: Path | None = None,
 ) -> list[Plan]:
     """Say for every cell which seeds are missing, why, and what they will cost."""
+    choose("profile", profile, PROFILES)
     kind = devices.pick(device).type
     made: list[Plan] = []
     for study in studies:
@@ -220,7 +221,7 @@ def measure(
             done = perform(Task(study.id, study.measure, cell, block, kind), catch=False)
             rows += done.rows
     columns = [*study.keys, "seed", *study.metrics, "status", "evaluations", "seconds"]
-    return pd.DataFrame(rows)[columns]
+    return pd.DataFrame(rows)[list(dict.fromkeys(columns))]
 
 
 def perform(task: Task, *, catch: bool = True) -> Done:
@@ -271,7 +272,7 @@ def _plan(
         return Plan(study, cell, {}, "", tuple(wanted), 0, study.seconds(cell), False,
                     "declared; comes with its chapter")  # fmt: skip
     parts = inputs.inputs(study, cell, profile=profile, device=device)
-    key = inputs.key(parts)
+    key = inputs.recorded(parts, known) or inputs.key(parts)
     same = rows
     for name, value in cell.items():
         same = same[same[name].map(word) == word(value)]

@@ -55,7 +55,8 @@ class Store:
     @property
     def columns(self) -> tuple[str, ...]:
         """All columns, in order."""
-        return (*self.study.keys, "seed", *self.study.metrics, *ABOUT)
+        own = (name for name in self.study.metrics if name not in ABOUT)  # the seconds are there
+        return (*self.study.keys, "seed", *own, *ABOUT)
 
     def rows(self) -> Frame:
         """Return all rows, the newest last; a torn last line is left out."""

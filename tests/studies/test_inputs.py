@@ -107,6 +107,20 @@ def test_rooms_are_followed_only_from_what_is_used(module) -> None:
     assert "gleak_core.errors" in found  # which starts imports
 
 
+def test_a_change_in_a_room_below_is_seen(module, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = module(BASE.replace("helper(seed)", "starts.make(helper(seed))")).measure
+    before = inputs.sources(measure)
+    real = inputs._whole
+
+    def other(path: Path) -> tuple[str, tuple[str, ...]]:
+        digest, below = real(path)
+        return ("changed" if path.stem == "errors" else digest), below
+
+    monkeypatch.setattr(inputs, "_whole", other)
+    after = inputs.sources(measure)
+    assert inputs.changes({"source": before}, {"source": after}) == "gleak_core.errors changed"
+
+
 def test_a_partial_is_its_function(module) -> None:
     measure = module(BASE).measure
     assert inputs.sources(functools.partial(measure, 1)) == inputs.sources(measure)

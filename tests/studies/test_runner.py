@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from studies import toy
 
+from gleak_core import data
 from gleak_core.errors import GleakError
 from gleak_core.studies import runner, workers
 from gleak_core.studies.store import Store
@@ -69,6 +70,26 @@ def test_a_second_run_measures_nothing(tmp_path: Path) -> None:
     assert run(toy.toy(), tmp_path).rows == 0
     assert (tmp_path / "toy" / "table1.csv").read_bytes() == before
     assert all(not one.missing for one in runner.plan([toy.toy()], device="cpu", folder=tmp_path))
+
+
+def test_an_interrupted_trial_is_measured_again(tmp_path: Path) -> None:
+    run(toy.toy(toy.interrupted), tmp_path, trials=2)
+    assert run(toy.toy(toy.interrupted), tmp_path, trials=2).rows == 6
+    assert len(rows(toy.toy(), tmp_path)) == 6  # and stands there once
+
+
+def test_a_cell_that_failed_keeps_its_old_rows(tmp_path: Path) -> None:
+    run(toy.toy(), tmp_path)
+    outcome = run(toy.toy(toy.break_at_two), tmp_path)
+    assert len(outcome.failures) == 3
+    frame = Store(toy.toy(), tmp_path).rows()
+    assert sorted(zip(frame["a"], frame["seed"], strict=True)) == ALL
+
+
+def test_a_smaller_profile_makes_nothing_stale(tmp_path: Path) -> None:
+    run(toy.toy(), tmp_path, profile="smoke")
+    [one, *_] = runner.plan([toy.toy()], device="cpu", folder=tmp_path, profile="paper")
+    assert one.why == "never measured"
 
 
 def test_more_trials_only_append(tmp_path: Path) -> None:
@@ -187,6 +208,25 @@ def test_recorded_times_replace_guesses(tmp_path: Path) -> None:
     plans = runner.plan([study], device="cpu", folder=tmp_path)
     assert all(one.timed for one in plans)
     assert sum(one.cost for one in plans) < 1
+
+
+def test_rows_of_data_that_is_not_here_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = toy.toy(cells=[{"dataset": "faces", "a": a} for a in (1, 2, 3)])
+    run(study, tmp_path)
+    before = (tmp_path / "toy" / "table1.csv").read_bytes()
+    monkeypatch.setattr(data, "fingerprint", lambda name: "absent")
+    assert all(not one.missing for one in runner.plan([study], device="cpu", folder=tmp_path))
+    assert run(study, tmp_path).rows == 0
+    assert (tmp_path / "toy" / "table1.csv").read_bytes() == before
+    monkeypatch.setattr(data, "fingerprint", lambda name: "another")
+    [one, *_] = runner.plan([study], device="cpu", folder=tmp_path)
+    assert one.why == "stale: data set faces changed"
+    other = replace(study, measure=toy.not_finite)
+    monkeypatch.setattr(data, "fingerprint", lambda name: "absent")
+    [one, *_] = runner.plan([other], device="cpu", folder=tmp_path)
+    assert one.missing  # other code is other code
 
 
 def test_measuring_live_records_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from studies import toy
 
 from gleak_core.errors import GleakError
+from gleak_core.studies import runner
 from gleak_core.studies.store import Store, word
 
 ABOUT = {
@@ -86,6 +87,15 @@ def test_a_new_metric_keeps_the_old_rows(store: Store, tmp_path: Path) -> None:
     assert frame["value"].tolist() == [7.0, 8.0]
     assert pd.isna(frame["more"][0])
     assert frame["more"][1] == 3.0
+
+
+def test_a_metric_may_be_a_column_that_every_row_has(tmp_path: Path) -> None:
+    timed = toy.toy(metrics=("value", "seconds"))
+    store = Store(timed, tmp_path)
+    assert store.columns.count("seconds") == 1
+    runner.run([timed], device="cpu", folder=tmp_path, trials=1)
+    assert (store.rows()["seconds"] >= 0).all()
+    assert list(runner.measure(timed, device="cpu").columns).count("seconds") == 1
 
 
 @pytest.mark.parametrize(

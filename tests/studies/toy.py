@@ -52,6 +52,11 @@ def not_a_status(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]
         yield {**row, "status": "fine"}
 
 
+def interrupted(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
+    for row in count(cell, seeds, device):
+        yield {**row, "status": "interrupted"}
+
+
 def not_finite(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     for row in count(cell, seeds, device):
         yield {**row, "value": float("nan"), "status": "diverged"}
