@@ -93,7 +93,7 @@ def errata() -> str:
             f"({one.id})=\n### {_text(one.place)}\n\n"
             f"**The source.** {_text(one.says)}\n\n"
             f"**The computation.** {_text(one.shows())}\n\n"
-            f"**What we do.** {_text(one.reading)} (On the scoreboard: {where}.)"
+            f"**How we read it.** {_text(one.reading)} (On the scoreboard: {where}.)"
         )
     return "\n\n".join(out)
 
@@ -126,11 +126,11 @@ def _cells(line: Line) -> tuple[str, ...]:
 def _section(line: Line) -> str:
     result = line.result
     facts = [f"({anchor(line.id)})=\n### {line.id}: {_text(result.title)}"]
-    facts.append(f"{badge(line.verdict)} {_text(line.why[:1].upper() + line.why[1:])}.")
+    facts.append(f"{badge(line.verdict)} {_sentence([line.why])}")
     facts.append(f"**Claim** ({_text(result.place)}). {_text(result.claim)}")
     body = [
-        "**Stated.** " + "; ".join(map(_text, result.stated)) + ".",
-        "**Left open.** " + "; ".join(map(_text, result.open)) + ".",
+        f"**Stated.** {_sentence(result.stated)}",
+        f"**Left open.** {_sentence(result.open)}",
     ]
     marks = {finding.rule.says: finding for finding in line.findings}
     said = []
@@ -202,6 +202,11 @@ def _interval(value: float, low: float, high: float, unit: str) -> str:
     if math.isnan(value):
         return "not finite"
     return f"{value:.4g} [{low:.4g}, {high:.4g}] {unit}".rstrip()
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    words = "; ".join(parts)
+    return _text(f"{words[:1].upper()}{words[1:]}.")
 
 
 def _text(words: Any) -> str:

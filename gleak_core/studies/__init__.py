@@ -74,7 +74,7 @@ def report(plans: "Sequence[Plan]", *, cells: bool = False) -> list[str]:
     width = max(map(len, by_study))
     for name, some in by_study.items():
         there, missing = sum(p.present for p in some), sum(len(p.missing) for p in some)
-        cost = sum(p.cost for p in some)
+        cost, noun = sum(p.cost for p in some), "cell" if len(some) == 1 else "cells"
         basis = "timed" if all(p.timed for p in some) else "guessed"
         if some[0].study.measure is None:
             state = "declared, comes with its chapter"
@@ -88,8 +88,8 @@ def report(plans: "Sequence[Plan]", *, cells: bool = False) -> list[str]:
                 else f"{reasons[0]} (and {len(reasons) - 1} more reasons)"
             )
         out.append(
-            f"{name:<{width}}  {len(some):>4} cells  {there:>6} trials there, {missing:>6} missing"
-            f"  {human(cost):>8} {basis}  {state}"
+            f"{name:<{width}}  {len(some):>4} {noun:<5}  {there:>6} trials there, "
+            f"{missing:>6} missing  {human(cost):>8} {basis}  {state}"
         )
         if cells:
             for p in some:

@@ -44,9 +44,8 @@ def _ssim_arrow() -> str:
     for result in ("gen.table1", "gen.table2", "gen.table5"):
         mse, ssim = (list(_column(result, m).values()) for m in ("mse", "ssim"))
         best, worst = int(np.argmin(mse)), int(np.argmax(mse))
-        said.append(f"{papers.find(result).place}: {ssim[best]:.3g} at the smallest MSE, "
-                    f"{ssim[worst]:.3g} at the largest")  # fmt: skip
-    return "SSIM is " + "; ".join(said) + "."
+        said.append(f"{ssim[best]:.3g} and {ssim[worst]:.3g} in {papers.find(result).place}")
+    return f"Where the MSE is smallest and largest, SSIM is {_list(said)}."
 
 
 def _tv_l2() -> str:

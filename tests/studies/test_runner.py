@@ -201,6 +201,17 @@ def test_the_time_left_is_what_blocks_have_taken(tmp_path: Path) -> None:
     ]
 
 
+def test_one_slow_block_does_not_rule_the_estimate(tmp_path: Path) -> None:
+    events: list[runner.Event] = []
+
+    def first_slowly(tasks):
+        for number, done in runner.here(tasks):
+            yield number, done._replace(seconds=0.02 if number else 60.0)
+
+    run(toy.toy(), tmp_path, execute=first_slowly, progress=events.append)
+    assert events[2].left == pytest.approx(6 * 0.02)
+
+
 def test_recorded_times_replace_guesses(tmp_path: Path) -> None:
     study = toy.toy(seconds=lambda cell: 1000.0)
     assert sum(p.cost for p in runner.plan([study], device="cpu", folder=tmp_path)) == 18000

@@ -10,7 +10,7 @@ from studies import toy
 
 from gleak_core import papers, studies
 from gleak_core.papers import Cell, Headline, Metric, Result, Rule
-from gleak_core.studies import runner, scoreboard
+from gleak_core.studies import runner, scoreboard, store
 
 RULES = (
     Rule("Every value is within 10 of print", "close", "value", {}, within=10.0),
@@ -131,6 +131,22 @@ def test_measurements_of_different_code_never_mix_in_a_cell(board, tmp_path: Pat
     assert len(line.rows) == 60
     assert "studies.toy:count is gone" in line.older
     assert line.record()["older"] == line.older
+
+
+def test_devices_and_interrupted_trials_do_not_mix(board, tmp_path: Path) -> None:
+    """A few trials of a GPU, and one that was broken off, beside a whole run of a CPU."""
+    board()
+    measure(tmp_path)
+    [study] = studies.STUDIES.values()
+    kept = store.Store(study, tmp_path)
+    some = kept.rows().iloc[:3].to_dict("records")
+    with kept.writing() as writer:
+        writer.append([{**row, "device": "cuda", "key": "gpu", "value": 0.0} for row in some])
+        writer.append([{**some[0], "seed": 99, "value": 0.0, "status": "interrupted"}])
+    line = scoreboard.line("toy.table1", folder=tmp_path)
+    assert len(line.rows) == 60
+    assert line.rows["value"].min() == 100
+    assert line.verdict == "reproduced"
 
 
 def test_a_reading_is_what_is_compared(board, tmp_path: Path) -> None:
