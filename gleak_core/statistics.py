@@ -50,7 +50,8 @@ def rate(successes: Sequence[bool], *, level: float = 0.95) -> Estimate:
     """Return the share of successes with its Wilson interval."""
     trials = len(successes)
     good = sum(map(bool, successes))
-    return Estimate(good / trials, *wilson(good, trials, level=level), trials, trials - good)
+    ends = wilson(good, trials, level=level)
+    return Estimate(good / trials, *ends, trials, trials - good)
 
 
 def bootstrap(
@@ -63,9 +64,10 @@ def bootstrap(
 ) -> Estimate:
     """Return a median or mean with its percentile bootstrap interval (Efron 1979).
 
-    A value that is not a number counts as `worst`, which may be infinite: a median bears that,
-    a mean does not and says nan. Where all trials agree the interval has no width, which says
-    more about the number of trials than about the truth.
+    A value that is not a number counts as `worst`, which may be infinite: a median bears that. If
+    it is nan, so is the estimate with both its ends: a mean of what failed is not a mean. Where
+    all trials agree the interval has no width, which says more about the number of trials than
+    about the truth.
     """
     _check(level)
     if not len(values):
@@ -82,6 +84,8 @@ def bootstrap(
         value, spread = take(sample[None])[0], np.sort(take(again))
     tail = math.floor((1 - level) / 2 * _RESAMPLES)
     low, high = float(spread[tail]), float(spread[-1 - tail])
+    if np.isnan(value):
+        low = high = math.nan
     return Estimate(float(value), low, high, len(sample), int(bad.sum()))
 
 
@@ -95,16 +99,18 @@ def paired(
 ) -> Estimate:
     """Return how much larger the first of each pair is: the same images, so the same noise.
 
-    Pairs in which either is not finite are left out of the difference and counted as failed.
+    Larger is better. A value that is not a number is the worst there is, so its pair is won or
+    lost by infinity, and the median is taken, which bears that; two of them are even.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values cannot be paired: give as many")
-    apart = np.asarray(first, float) - np.asarray(second, float)
-    good = apart[np.isfinite(apart)]
-    if not len(good):
-        return Estimate(math.nan, math.nan, math.nan, 0, len(apart))
-    found = bootstrap(good.tolist(), statistic, level=level, seed=seed)
-    return Estimate(found.value, found.low, found.high, len(good), len(apart) - len(good))
+    one, two = (np.nan_to_num(np.asarray(s, float), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+                for s in (first, second))  # fmt: skip
+    with np.errstate(invalid="ignore"):
+        apart = np.where(one == two, 0.0, one - two)
+    failed = int((~np.isfinite(apart)).sum())
+    found = bootstrap(apart.tolist(), "median" if failed else statistic, level=level, seed=seed)
+    return Estimate(found.value, found.low, found.high, len(apart), failed)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

@@ -1,6 +1,7 @@
 """Intervals against the equation that defines them, and against published values."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,8 @@ def test_a_trial_that_is_not_a_number_counts_as_the_worst() -> None:
     found = bootstrap([1.0, 2.0, math.nan], "median", worst=-math.inf)
     assert (found.value, found.low, found.failed) == (1.0, -math.inf, 1)
     assert bootstrap([math.nan] * 3, "median", worst=math.inf).value == math.inf
-    assert math.isnan(bootstrap([1.0, math.nan], "mean").value)
+    mean = bootstrap([30.0] * 22 + [math.nan] * 3, "mean")
+    assert math.isnan(mean.value) and math.isnan(mean.low) and math.isnan(mean.high)
 
 
 def test_a_rate_is_a_wilson_interval() -> None:
@@ -89,10 +91,14 @@ def test_pairs_see_what_separate_intervals_do_not() -> None:
     assert bootstrap((base + 1).tolist(), "mean").low < bootstrap(base.tolist(), "mean").high
 
 
-def test_pairs_without_a_number_are_counted_out() -> None:
-    found = paired([1.0, math.nan, math.inf, 4.0], [0.0, 1.0, 1.0, math.nan])
-    assert (found.value, found.n, found.failed) == (1.0, 1, 3)
-    assert math.isnan(paired([math.nan], [1.0]).value)
+def test_a_pair_with_a_failure_is_lost_and_not_left_out() -> None:
+    lost = paired([math.nan] * 24 + [5.0], [1.0] * 25)
+    assert (lost.value, lost.high, lost.n, lost.failed) == (-math.inf, -math.inf, 25, 24)
+    won = paired([1.0] * 3, [math.nan] * 3)
+    assert won.low == math.inf
+    assert paired([math.nan] * 3, [math.nan] * 3) == Estimate(0.0, 0.0, 0.0, 3)
+    few = paired([3.0] * 9 + [math.nan], [1.0] * 10)
+    assert (few.value, few.failed) == (2.0, 1)
     with pytest.raises(ValueError, match="2 and 1 values cannot be paired"):
         paired([1.0, 2.0], [1.0])
 
@@ -104,7 +110,8 @@ def test_rank_correlation_is_spearmans(pairs: list[tuple[int, int]]) -> None:
     if len(set(first)) == 1 or len(set(second)) == 1:
         assert math.isnan(ours)
     else:
-        assert ours == pytest.approx(float(scipy.stats.spearmanr(first, second).statistic))
+        theirs: Any = scipy.stats.spearmanr(first, second)
+        assert ours == pytest.approx(theirs.statistic)
 
 
 def test_bad_input_to_estimates_is_refused() -> None:
@@ -112,5 +119,7 @@ def test_bad_input_to_estimates_is_refused() -> None:
         bootstrap([])
     with pytest.raises(ValueError, match="unknown statistic 'mode'"):
         bootstrap([1.0], "mode")
+    with pytest.raises(ValueError, match="trials must be at least 1"):
+        rate([])
     with pytest.raises(ValueError, match="level must lie between 0 and 1"):
         bootstrap([1.0], level=95)

@@ -64,7 +64,7 @@ def study(
     if len(written) < len(chosen) and (names or not written):
         missing = ", ".join(one.id for one in chosen if not one.measure)
         raise ValueError(f"not written yet, they come with their chapters: {missing}")
-    todo = runner.plan(written, profile=profile, device=device, trials=trials)
+    todo = runner.plan(written, profile=profile, device=device, trials=trials, force=force)
     execute, workers = _executor(jobs, scheduler, device)
     for line in studies.report(todo):
         typer.echo(line, err=True)

@@ -183,13 +183,13 @@ def _numbers(line: Line) -> str:
 
 
 def _cost(line: Line) -> str:
-    commits = ", ".join(sorted({str(c)[:7] for c in line.rows["commit"]}))
+    commits = ", ".join(sorted({f"{c[:7]}{c[12:]}" for c in map(str, line.rows["commit"])}))
     dates = sorted(set(map(str, line.rows["date"])))
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     older = f" Since then: {line.older}." if line.older else ""
     return (
         f"**Cost.** {len(line.rows)} trials, {human(line.seconds)} on {_text(line.device)}; "
-        f"profile {line.profile}, {span}, commit {commits}.{_text(older)}"
+        f"profile {line.profile}, {span}, commit {_text(commits)}.{_text(older)}"
     )
 
 

@@ -4,7 +4,9 @@ Any scheduler will do: one that this machine started, or one that SLURM or Kuber
 worker that dies loses its block, and the scheduler gives that to another one.
 """
 
+import functools
 import queue
+import re
 import time
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -29,6 +31,10 @@ def connect(address: str) -> tuple[Executor, int]:
             "--scheduler needs Dask: pip install -c constraints.txt -e '.[cluster]'"
         ) from error
 
+    if not re.fullmatch(r"(\w+://)?[^/:\s]+:\d+", address):
+        raise GleakError(
+            f"{address!r} is no scheduler's address: give host and port, as in tcp://10.0.0.1:8786"
+        )
     try:
         client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
@@ -43,11 +49,14 @@ def connect(address: str) -> tuple[Executor, int]:
             f"the scheduler at {address} has no workers: start some, `dask worker {address} "
             "--nthreads 1` on each machine"
         )
-    _same_library(client)
+    ours = _library()
+    _same_library(client, ours)
 
     def execute(tasks: Sequence[Task]) -> Generator[tuple[int, Done]]:
         # pure=False: two runs of the same block are two measurements.
-        futures = {client.submit(perform, task, pure=False): n for n, task in enumerate(tasks)}
+        futures = {
+            client.submit(_perform, task, ours, pure=False): n for n, task in enumerate(tasks)
+        }
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for future in futures:
             future.add_done_callback(finished.put)
@@ -78,6 +87,11 @@ def _alive(client: Any, since: float) -> None:
 def _result(future: Any, distributed: Any) -> Done:
     try:
         return future.result()
+    except distributed.client.FutureCancelledError as error:
+        raise GleakError(
+            "the scheduler is gone: what was finished is kept; start it and its workers, then run "
+            "it again"
+        ) from error
     except distributed.KilledWorker as error:
         return Done([], f"it killed {error.allowed_failures + 1} workers in turn: give the "
                     "workers more memory, or smaller blocks", 0.0, "")  # fmt: skip
@@ -85,9 +99,16 @@ def _result(future: Any, distributed: Any) -> Done:
         return Done([], f"the worker failed ({error!r})", 0.0, "")
 
 
-def _same_library(client: Any) -> None:
+def _perform(task: Task, ours: str) -> Done:
+    """Measure a block on a worker, which may have joined after the others were looked at."""
+    if _library() != ours:
+        return Done([], "a worker has another version of gleak_core: check out the same commit "
+                    "there, and start it again", 0.0, "")  # fmt: skip
+    return perform(task)
+
+
+def _same_library(client: Any, ours: str) -> None:
     """Refuse workers that run another version of the library: their rows would lie."""
-    ours = _library()
     answers = client.run(_library, on_error="return")
     for worker, theirs in answers.items():
         if isinstance(theirs, Exception):
@@ -101,6 +122,7 @@ def _same_library(client: Any) -> None:
             )
 
 
+@functools.cache
 def _library() -> str:
     """Return a hash of all of the library's source."""
     root = ROOT / "gleak_core"

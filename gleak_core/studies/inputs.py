@@ -12,7 +12,7 @@ import inspect
 import io
 import json
 import tokenize
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from gleak_core import data
 from gleak_core.files import sha256_bytes
 from gleak_core.studies.study import Cell, Study
 
-__all__ = ["changes", "inputs", "key", "recorded", "sources"]
+__all__ = ["changes", "inputs", "key", "lacking", "recorded", "sources"]
 
 _PACKAGE = "gleak_core"
 
@@ -42,19 +42,24 @@ def key(parts: Mapping[str, Any]) -> str:
     return sha256_bytes(json.dumps(parts, sort_keys=True).encode())[:16]
 
 
-def recorded(parts: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
-    """Return the recorded key that differs only in data sets that are not on this machine.
+def recorded(parts: Mapping[str, Any], known: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """Return the last of some keys that differs only in data sets that are not on this machine.
 
     Who has no ImageNet cannot tell whether it changed, and loses no row for that.
     """
-    absent = {name for name, value in parts["data"].items() if value == "absent"}
+    absent = set(lacking(parts))
 
     def bare(some: Mapping[str, Any]) -> dict[str, Any]:
         return {**some, "data": {n: v for n, v in some["data"].items() if n not in absent}}
 
     here = json.loads(json.dumps(bare(parts)))
-    same = [key for key, then in known.items() if absent and bare(then) == here]
+    same = [key for key in keys if absent and key in known and bare(known[key]) == here]
     return same[-1] if same else None
+
+
+def lacking(parts: Mapping[str, Any]) -> list[str]:
+    """Name the data sets of a cell that are not on this machine."""
+    return [name for name, value in parts["data"].items() if value == "absent"]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -78,12 +83,15 @@ def sources(function: Callable[..., Any]) -> dict[str, str]:
     Of the own module only what the function leads to counts, for a study's module holds many;
     of any other module of the library the whole file does, and all that it imports.
     """
+    given = []
     while isinstance(function, functools.partial):
+        given.append(repr((function.args, sorted(function.keywords.items()))))
         function = function.func
     home = inspect.getmodule(function)
     if home is None or not home.__file__:
         raise ValueError(f"{function} has no source file: define it in a module")
     own, reached = _part(Path(home.__file__), function.__qualname__.partition(".")[0])
+    own = "\n".join([own, *given])
     found = {f"{home.__name__}:{function.__name__}": sha256_bytes(own.encode())[:16]}
     todo = set(reached)
     while todo:
@@ -139,8 +147,22 @@ def _binds(node: ast.stmt) -> Iterator[str]:
             yield alias.asname or alias.name.partition(".")[0]
     else:
         for part in ast.walk(node):
-            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            if part is not node and isinstance(part, ast.stmt):
+                yield from _binds(part)  # within `if` or `try`
+            elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
                 yield part.id
+        for target in _targets(node):  # RULES["b"] = 2 changes RULES
+            yield from (part.id for part in ast.walk(target) if isinstance(part, ast.Name))
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    if isinstance(node, ast.AugAssign | ast.AnnAssign):
+        return [node.target]
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):  # RULES.update(b=2)
+        return [node.value.func]
+    return []
 
 
 def _names(node: ast.AST) -> Iterator[str]:

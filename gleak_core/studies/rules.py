@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gleak_core import statistics
+from gleak_core.errors import GleakError
 from gleak_core.papers import Metric, Result, Rule
 from gleak_core.statistics import Estimate
 from gleak_core.studies.store import Frame, word
@@ -35,6 +36,11 @@ def check(result: Result, rows: Frame) -> tuple[Finding, ...]:
 def estimate(metric: Metric, values: Sequence[float]) -> Estimate:
     """Summarise the trials of one cell as the result asks for."""
     if metric.statistic == "rate":
+        if shares := {v for v in values if v not in (0, 1) and not math.isnan(v)}:
+            raise GleakError(
+                f"{metric.name} is a rate, and a trial of it has {min(shares):g}: judge one "
+                "picture in each row"
+            )
         return statistics.rate([value == 1 for value in values])
     worst = {"higher": -math.inf, "lower": math.inf}.get(metric.better, math.nan)
     if metric.statistic == "mean":
@@ -121,19 +127,23 @@ def _order(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     if both.empty:
         return False, "nothing measured to compare"
     sign = -1 if metric.better == "lower" else 1
-    good, cells, said = 0, 0, []
+    good, cells, said, least, failed = 0, 0, [], math.inf, 0
+    way = "median" if metric.statistic == "median" else "mean"
     for _, some in groups(both, rest):
         apart = statistics.paired(
             (sign * some[f"{rule.metric}_1"].astype(float)).tolist(),
             (sign * some[f"{rule.metric}_2"].astype(float)).tolist(),
+            way,
         )
         cells += 1
         good += apart.low > rule.margin
         said.append(sign * apart.value)
+        least, failed = min(least, apart.n), failed + apart.failed
     unit = f" {metric.unit}".rstrip()
     span = f"{min(said):.3g}" + (f" to {max(said):.3g}" if cells > 1 else "")
+    lost = f", {failed} of them with a failed trial" if failed else ""
     return _share(good, cells, rule), (
-        f"{good} of {cells} cells; mean paired difference {span}{unit}"
+        f"{good} of {cells} cells; {way} paired difference {span}{unit}, {least:.0f} pairs{lost}"
     )
 
 
@@ -145,17 +155,24 @@ def _trend(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     said, good = [], []
     for _, line in groups(some, rest):
         points = {
-            float(at[rule.along]): estimate(metric, part[rule.metric].astype(float).tolist()).value
+            float(at[rule.along]): estimate(metric, part[rule.metric].astype(float).tolist())
             for at, part in groups(line, [rule.along])
         }
-        values = [points[at] for at in sorted(points)]
+        found = [points[at] for at in sorted(points)]
+        values = [one.value for one in found]
         if len(values) < 2:
             return False, f"only one value of {rule.along} is measured"
+        if any(math.isnan(value) for value in values):
+            return False, f"failed trials leave no value at some {rule.along}"
         if rule.direction == "flat":
             assert rule.within is not None
             width = max(values) - min(values)
             good.append(width <= rule.within)
             said.append(f"range {width:.3g} {metric.unit}".rstrip())
+        elif len(found) == 2:  # a rank correlation of two is always ±1
+            low, high = found if rule.direction == "rising" else reversed(found)
+            good.append(low.high < high.low)
+            said.append(f"{values[0]:.3g} to {values[1]:.3g} {metric.unit}".rstrip())
         else:
             rho = statistics.rank_correlation(range(len(values)), values)
             good.append(rho >= _STRONG if rule.direction == "rising" else rho <= -_STRONG)

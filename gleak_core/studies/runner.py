@@ -21,8 +21,11 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from gleak_core import data
 from gleak_core import device as devices
+from gleak_core.datasets import shelf
 from gleak_core.errors import GleakError, choose
+from gleak_core.files import data_home
 from gleak_core.provenance import commit
 from gleak_core.studies import inputs
 from gleak_core.studies.store import ABOUT, Frame, Store, Writer, home, word
@@ -113,6 +116,7 @@ def plan(
     profile: str = "paper",
     device: str = "auto",
     trials: int | None = None,
+    force: bool = False,
     folder: Path | None = None,
 ) -> list[Plan]:
     """Say for every cell which seeds are missing, why, and what they will cost."""
@@ -125,7 +129,10 @@ def plan(
         rows = rows[rows["status"] != "interrupted"]
         wanted = range(trials or study.trials[profile])
         for cell in study.grid(profile):
-            made.append(_plan(study, cell, rows, known, wanted, profile, kind))
+            one = _plan(study, cell, rows, known, wanted, profile, kind)
+            if force:
+                one = replace(one, missing=tuple(wanted), present=0, why="forced")
+            made.append(one)
     return made
 
 
@@ -149,11 +156,8 @@ def run(
     kind = devices.pick(device).type
 
     def plans(study: Study) -> list[Plan]:
-        found = plan([study], profile=profile, device=device, trials=trials, folder=folder)
-        if not force:
-            return found
-        wanted = tuple(range(trials or study.trials[profile]))
-        return [replace(one, missing=wanted, present=0, why="forced") for one in found]
+        return plan([study], profile=profile, device=device, trials=trials, force=force,
+                    folder=folder)  # fmt: skip
 
     for study in studies:
         if study.measure is None:
@@ -185,7 +189,16 @@ def _carry_out(
     """Have the missing blocks of one study measured, and write each down as it comes."""
     outcome, broken = Outcome(study.id), set[str]()
     assert study.measure is not None
-    owned = [(one, seeds) for one in plans for seeds in study.blocks(one.missing)]
+    absent = {one.key: inputs.lacking(one.inputs) for one in plans if one.missing}
+    for name in sorted({name for names in absent.values() for name in names}):
+        outcome.failures.append(f"{study.id}: {shelf.missing(data.info(name), data_home())}")
+    broken |= {key for key, names in absent.items() if names}
+    owned = [
+        (one, seeds)
+        for one in plans
+        if one.key not in broken
+        for seeds in study.blocks(one.missing)
+    ]
     tasks = [
         Task(study.id, study.measure, one.cell, seeds, about["device"]) for one, seeds in owned
     ]
@@ -237,7 +250,8 @@ def perform(task: Task, *, catch: bool = True) -> Done:
     except Exception as error:
         if not catch:
             raise
-        words = str(error) if isinstance(error, GleakError | ValueError) else repr(error)
+        plain = str(error) if isinstance(error, GleakError | ValueError) else ""
+        words = plain or repr(error)
         return Done([], words, time.perf_counter() - began, "")
     share = seconds / len(rows)
     for seed, row in zip(task.seeds, rows, strict=True):
@@ -272,11 +286,11 @@ def _plan(
         return Plan(study, cell, {}, "", tuple(wanted), 0, study.seconds(cell), False,
                     "declared; comes with its chapter")  # fmt: skip
     parts = inputs.inputs(study, cell, profile=profile, device=device)
-    key = inputs.recorded(parts, known) or inputs.key(parts)
     same = rows
     for name, value in cell.items():
         same = same[same[name].map(word) == word(value)]
     same = same[same["device"] == device]
+    key = inputs.recorded(parts, known, same["key"].tolist()) or inputs.key(parts)
     there = set(same[same["key"] == key]["seed"].astype(int))
     missing = tuple(seed for seed in wanted if seed not in there)
     older = same[(same["key"] != key) & (same["profile"] == profile)]

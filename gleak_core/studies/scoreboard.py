@@ -4,6 +4,7 @@ Only a complete run of the paper profile supports a verdict. What is missing, or
 reduced profile, says so instead.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -164,7 +165,11 @@ def line(name: str, *, folder: Path | None = None) -> Line:
         n = int(rows.groupby("key").size().min())
         why = f"only a {profile} run is there ({n} trials a cell), which supports no verdict"
         return Line(result, "not yet run", why, findings, rows, study, older)
+    if mixed := _mixed(study, rows, folder):
+        return Line(result, "not yet run", mixed, findings, rows, study, older)
     verdict, why = _verdict(study, findings, rows)
+    if older:
+        why = f"{why}; the library has changed since"
     return Line(result, verdict, why, findings, rows, study, older)
 
 
@@ -179,11 +184,13 @@ def _where(study: Study | None, folder: Path | None) -> tuple[Path, Frame]:
 
 
 def _reading(study: Study | None, rows: Frame) -> Frame:
-    """Return the rows that stand for the source; a reduced profile may have none of these."""
-    if study is None or rows.empty or rows["profile"].iloc[0] != "paper":
+    """Return the rows that stand for the source; a reduced grid may have another value only."""
+    if study is None or rows.empty:
         return rows
     for name, value in study.reading.items():
-        rows = rows[rows[name].map(word) == word(value)]
+        same = rows[name].map(word) == word(value)
+        if same.any() or rows[name].nunique() > 1:
+            rows = rows[same]
     return rows
 
 
@@ -199,6 +206,11 @@ def chosen(study: Study, folder: Path) -> Frame:
         return rows
     best = max(rows["profile"], key=PROFILES.index)
     rows = rows[rows["profile"] == best]
+    wanted = {tuple(word(cell[k]) for k in study.keys) for cell in study.grid(best)}
+    at = [tuple(word(row[k]) for k in study.keys) for row in rows.to_dict("records")]
+    rows = rows[[name in wanted for name in at]]  # the grid may have been another one
+    if rows.empty:
+        return rows
     rows = rows[rows["device"] == rows["device"].value_counts().idxmax()]
     parts = []
     for _, some in rules.groups(rows, study.keys):
@@ -213,13 +225,28 @@ def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tu
     sizes = rows.groupby("key").size()
     if len(sizes) < len(study.cells):
         return "not yet run", f"only {len(sizes)} of {len(study.cells)} cells are measured"
+    if sizes.min() < ENOUGH:
+        few = f"{why}, with {sizes.min()} trials in a cell: {ENOUGH} are asked for"
+        return "partly" if met else "not yet run", few
     if met == 0:
         return "not reproduced", why
-    if met < len(findings):
-        return "partly", why
-    if sizes.min() < ENOUGH:
-        return "partly", f"{why}, with {sizes.min()} trials in a cell: {ENOUGH} are asked for"
-    return "reproduced", why
+    return "partly" if met < len(findings) else "reproduced", why
+
+
+def _mixed(study: Study, rows: Frame, folder: Path) -> str:
+    """Say if cells were measured by different code or on different data: they do not compare."""
+    known = Store(study, folder).inputs()
+    found = [known[key] for key in set(rows["key"]) if key in known]
+    sources = {json.dumps(then["source"], sort_keys=True) for then in found}
+    data: dict[str, set[str]] = {}
+    for then in found:
+        for name, value in then["data"].items():
+            data.setdefault(name, set()).add(value)
+    if len(sources) > 1:
+        return f"its cells were measured with {len(sources)} states of the code: run it again"
+    if several := sorted(name for name, values in data.items() if len(values) > 1):
+        return f"its cells were measured on different states of {', '.join(several)}: run it again"
+    return ""
 
 
 def _older(study: Study, rows: Frame, folder: Path) -> str:

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import pandas as pd
 from gleak_core.errors import GleakError
 from gleak_core.files import BUILD, FACTS, atomic_write
 from gleak_core.locks import held
-from gleak_core.studies.study import STATUSES, Study
+from gleak_core.studies.study import PROFILES, STATUSES, Study
 
 __all__ = ["ABOUT", "RESULTS", "Frame", "Store", "Writer", "home", "word"]
 
@@ -64,8 +65,11 @@ class Store:
         if not text:
             return pd.DataFrame(columns=list(self.columns))
         try:
-            frame = pd.read_csv(io.StringIO(text), dtype=_WORDS, keep_default_na=False,
-                                na_values=["", "nan"])  # fmt: skip
+            kinds = _WORDS | dict.fromkeys(self.study.keys, str)
+            gaps = {name: [""] for name in (*self.study.metrics, "seconds", "evaluations")}
+            frame = pd.read_csv(
+                io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=gaps
+            )
         except ValueError as error:
             raise GleakError(
                 f"{self.path} is not a table of results ({error}): restore it from git, or remove "
@@ -76,6 +80,11 @@ class Store:
                 f"{self.path} lacks the columns {', '.join(missing)}, so it holds another grid: "
                 "move it away and measure again, or restore it from git"
             )
+        if extra := sorted(set(frame.columns) - set(self.columns)):
+            raise GleakError(
+                f"{self.path} has the columns {', '.join(extra)}, so it holds another grid: "
+                "move it away and measure again, or restore it from git"
+            )
         for name in self.study.metrics:  # a metric that was added later
             if name not in frame:
                 frame[name] = float("nan")
@@ -84,13 +93,45 @@ class Store:
                 f"{self.path} has rows of status {', '.join(map(str, bad))}: a status is one of "
                 f"{', '.join(STATUSES)}"
             )
-        # Two writers cannot be, but two checkouts merged by git can.
-        return frame.drop_duplicates([*self.study.keys, "seed", "key"], keep="last")
+        frame = self._typed(frame)
+        # Two writers cannot be, but two checkouts merged by git can. An interrupted trial is the
+        # first of its kind, whenever it came: it hides none that was finished.
+        done = frame["status"] != "interrupted"
+        return (
+            pd.concat([frame[~done], frame[done]])
+            .drop_duplicates([*self.study.keys, "seed", "key"], keep="last")
+            .sort_index()
+        )
+
+    def _typed(self, frame: Frame) -> Frame:
+        """Return parameters as the grid has them, and numbers as numbers."""
+        for name in self.study.keys:
+            cells = (cell for profile in PROFILES for cell in self.study.grid(profile))
+            values = {word(cell[name]): cell[name] for cell in cells}
+            frame[name] = [values.get(said, said) for said in frame[name]]
+        try:
+            frame["seed"] = frame["seed"].astype(int)
+            for name in {"seconds", "evaluations", *self.study.metrics}:
+                frame[name] = frame[name].astype(float)
+        except ValueError as error:
+            raise GleakError(
+                f"{self.path} has something else where a number should be ({error}): restore it "
+                "from git"
+            ) from error
+        if bad := sorted(set(frame["profile"]) - set(PROFILES)):
+            raise GleakError(
+                f"{self.path} has rows of profile {', '.join(bad)}: a profile is one of "
+                f"{', '.join(PROFILES)}"
+            )
+        return frame
 
     def inputs(self) -> dict[str, Any]:
         """Return what each recorded key stands for."""
         try:
-            return json.loads(self._inputs.read_text(encoding="utf-8"))
+            known = json.loads(self._inputs.read_text(encoding="utf-8"))
+            if not isinstance(known, dict):
+                raise ValueError("it holds no table")
+            return known
         except FileNotFoundError:
             return {}
         except ValueError as error:
@@ -106,13 +147,10 @@ class Store:
         with held(lock, waiting=waiting):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             whole = _whole_lines(self.path)
-            header = ",".join(self.columns)
-            if self.path.exists() and whole.partition("\n")[0] == header:
-                if len(whole.encode()) != self.path.stat().st_size:
-                    atomic_write(self.path, whole)
-            else:  # a new table, or one of other columns: none of its rows is lost
-                old = self.rows() if whole else pd.DataFrame(columns=list(self.columns))
-                self._rewrite(old)
+            if whole and whole.partition("\n")[0] != ",".join(self.columns):
+                self._rewrite(self.rows())  # of fewer metrics: none of its rows is lost
+            elif self.path.exists() and len(whole.encode()) != self.path.stat().st_size:
+                atomic_write(self.path, whole)
             yield Writer(self)
 
     def _rewrite(self, frame: Frame) -> None:
@@ -142,6 +180,8 @@ class Writer:
         """Add rows, all of them or none."""
         lines = _csv([_cells(self.store.columns, row) for row in rows]).encode()
         path = self.store.path
+        if not path.exists():
+            self.store._rewrite(pd.DataFrame(columns=list(self.store.columns)))
         size = path.stat().st_size
         with path.open("ab", buffering=0) as file:
             try:
@@ -158,7 +198,8 @@ class Writer:
     def tidy(self, finished: Mapping[str, Mapping[str, Any]]) -> None:
         """Drop the rows of older keys of cells whose measurement is complete.
 
-        `finished` maps a complete key to its cell, profile and device.
+        `finished` maps a complete key to its cell, profile and device. A measurement of fewer
+        trials replaces none of more.
         """
         store = self.store
         rows = store.rows()
@@ -166,10 +207,15 @@ class Writer:
             return
         place = [*store.study.keys, "profile", "device"]
         full = {tuple(word(about[name]) for name in place): key for key, about in finished.items()}
-        keep = [
-            full.get(tuple(word(row[str(name)]) for name in place), row["key"]) == row["key"]
-            for row in rows.to_dict("records")
-        ]
+        records = rows.to_dict("records")
+        cells = [tuple(word(row[name]) for name in place) for row in records]
+        seeds = Counter((at, row["key"]) for at, row in zip(cells, records, strict=True))
+
+        def stays(at: tuple[str, ...], key: str) -> bool:
+            new = full.get(at, key)
+            return new == key or seeds[at, new] < seeds[at, key]
+
+        keep = [stays(at, row["key"]) for at, row in zip(cells, records, strict=True)]
         if not all(keep) or len(rows) < _lines(store.path):
             store._rewrite(rows[keep])
         known, used = store.inputs(), set(rows[keep]["key"])
@@ -202,7 +248,7 @@ def word(value: Any) -> str:
     """Return what the table says for a value: six digits, a whole number whole, or nothing."""
     if value is None or value != value:
         return ""
-    if isinstance(value, float) and not isinstance(value, bool):
+    if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)
 

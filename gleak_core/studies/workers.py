@@ -5,36 +5,43 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
-from gleak_core.errors import GleakError
 from gleak_core.studies.runner import Done, Executor, Task, perform
 
 __all__ = ["processes"]
 
-_DEATHS = 3  # after so many, a block is what kills its process
+_DIED = (
+    "its process died twice (killed, or out of memory): run it again with fewer --jobs, or on a "
+    "machine with more memory"
+)
 
 
 def processes(jobs: int) -> Executor:
-    """Return what runs blocks in `jobs` processes; a process that dies loses its block only."""
+    """Return what runs blocks in `jobs` processes.
+
+    A process that dies takes the blocks that were running with it. Each of them is run once more,
+    alone, so that the one that kills is told from those that were beside it.
+    """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
 
     def execute(tasks: Sequence[Task]) -> Generator[tuple[int, Done]]:
-        left, deaths = dict(enumerate(tasks)), 0
+        left, suspects = dict(enumerate(tasks)), list[int]()
         while left:
+            alone = [suspects.pop()] if suspects else []
+            chosen = {n: left[n] for n in alone or left}
             # A new pool, for one that lost a process takes no work any more.
-            with _pool(min(jobs, len(left))) as pool:
-                running = {pool.submit(perform, task): number for number, task in left.items()}
+            with _pool(min(jobs, len(chosen))) as pool:
+                running = {pool.submit(perform, task): n for n, task in chosen.items()}
                 try:
                     for future, number in _as_finished(running):
                         yield number, future.result()
                         del left[number]
-                except BrokenProcessPool as error:
-                    deaths += 1
-                    if deaths >= _DEATHS:
-                        raise GleakError(
-                            f"{deaths} processes died (killed, or out of memory): what was "
-                            "finished is kept; run it again with fewer --jobs"
-                        ) from error
+                except BrokenProcessPool:
+                    if alone:
+                        yield alone[0], Done([], _DIED, 0.0, "")
+                        del left[alone[0]]
+                    else:  # a pool starts no more than one block beside those that run
+                        suspects = [n for n in chosen if n in left][: jobs + 1]
                 except BaseException:  # Ctrl-C, or nobody wants the rest
                     for process in list((pool._processes or {}).values()):
                         process.terminate()

@@ -77,7 +77,7 @@ def test_a_run_on_workers_that_die(
     assert rows(toy.toy(), tmp_path) == ALL  # each exactly once
 
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(cluster, "ROOT", tmp_path)  # here; the worker has its own
+        elsewhere.setattr(cluster, "_library", lambda: "another")
         with pytest.raises(GleakError, match="another version of gleak_core"):
             cluster.connect(address)
 

@@ -92,6 +92,7 @@ def test_what_changes_no_number_changes_no_key(module, old: str, new: str) -> No
         ("return SCALE * x", "return SCALE + x"),
         ("for seed in seeds", "for seed in seeds[:1]"),
         ("def helper(x)", "@staticmethod\ndef helper(x)"),
+        ("SCALE = 2  # a constant", "SCALE = 2\nif True:\n    SCALE = 3"),
     ],
 )
 def test_what_a_function_uses_changes_its_key(module, old: str, new: str) -> None:
@@ -123,7 +124,12 @@ def test_a_change_in_a_room_below_is_seen(module, monkeypatch: pytest.MonkeyPatc
 
 def test_a_partial_is_its_function(module) -> None:
     measure = module(BASE).measure
-    assert inputs.sources(functools.partial(measure, 1)) == inputs.sources(measure)
+    plain, one, two = (
+        inputs.sources(m)
+        for m in (measure, functools.partial(measure, s=1), functools.partial(measure, s=2))
+    )
+    assert plain.keys() == one.keys()
+    assert len({tuple(found.values()) for found in (plain, one, two)}) == 3
 
 
 def test_the_label_tables_depend_on_the_label_rules_and_on_no_solver() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gleak_core.errors import GleakError
 from gleak_core.papers import Cell, Headline, Metric, Result, Rule
 from gleak_core.studies import rules
 
@@ -104,7 +105,10 @@ def test_order_pairs_the_same_images() -> None:
     """A lead of one on images that differ by ten: only pairs can see it."""
     base = np.random.default_rng(0).normal(0, 10, size=20)
     rows = frame("psnr", {("a", 1): list(base + 1), ("b", 1): list(base)})
-    assert met(order(), rows) == (True, "1 of 1 cells; mean paired difference 1 dB")
+    assert met(order(), rows) == (
+        True,
+        "1 of 1 cells; mean paired difference 1 dB, 20 pairs",
+    )
     assert not met(order(margin=1.5), rows)[0]
     shuffled = frame("psnr", {("a", 1): list(base[::-1] + 1), ("b", 1): list(base)})
     assert not met(order(), shuffled)[0]
@@ -142,6 +146,34 @@ def test_trend(values: list[float], about: dict[str, Any], holds: bool) -> None:
     rows = frame("psnr", {("a", b): [v, v] for b, v in zip((1, 2, 10, 20), values, strict=True)})
     for mixed in (rows, rows[::-1]):
         assert met(rule("trend", along="batch", **about), mixed)[0] is holds
+
+
+def test_failed_trials_carry_no_rule() -> None:
+    """Three ways in which a divergence once helped: dropped from a mean, a pair, a trend."""
+    bad = math.nan
+    rows = frame("psnr", {("a", 1): [21.0] * 22 + [bad] * 3})
+    assert not met(rule("bound", at_least=18), rows)[0]
+    pairs = frame("psnr", {("a", 1): [bad] * 24 + [9.0], ("b", 1): [1.0] * 25})
+    good, said = met(order(), pairs)
+    assert not good
+    assert said.endswith("25 pairs, 24 of them with a failed trial")
+    for values in ([1.0, bad, 1.0], [1.0, 2.0, bad]):
+        line = frame("psnr", {("a", b): [v, v] for b, v in zip((1, 2, 3), values, strict=True)})
+        assert not met(rule("trend", along="batch", direction="flat", within=1), line)[0]
+        assert not met(rule("trend", along="batch", direction="rising"), line)[0]
+
+
+def test_a_trend_of_two_asks_for_intervals_apart() -> None:
+    rising = rule("trend", along="batch", direction="rising")
+    sure = frame("psnr", {("a", 1): [1, 2, 1, 2], ("a", 2): [5, 6, 5, 6]})
+    assert met(rising, sure)[0]
+    unsure = frame("psnr", {("a", 1): [1, 9, 1, 9], ("a", 2): [5, 6, 5, 6]})
+    assert not met(rising, unsure)[0]
+
+
+def test_a_share_is_no_trial_of_a_rate() -> None:
+    with pytest.raises(GleakError, match=r"a trial of it has 0\.875: judge one picture"):
+        rules.estimate(METRICS["success_rate"], [1.0, 0.875])
 
 
 def test_a_trend_needs_every_group_and_two_points() -> None:

@@ -78,6 +78,29 @@ def test_an_interrupted_trial_is_measured_again(tmp_path: Path) -> None:
     assert len(rows(toy.toy(), tmp_path)) == 6  # and stands there once
 
 
+def test_an_error_without_words_is_an_error(tmp_path: Path) -> None:
+    run(toy.toy(), tmp_path)
+    outcome = run(toy.toy(toy.no_words), tmp_path)
+    assert len(outcome.failures) == 9
+    assert all("ValueError()" in words for words in outcome.failures)
+    assert rows(toy.toy(), tmp_path) == ALL
+
+
+def test_data_that_is_not_here_is_one_sentence_and_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLEAK_DATA", str(tmp_path / "none"))
+    study = toy.toy(cells=[{"dataset": name, "a": 1} for name in ("faces", "imagenet", "svhn")])
+    outcome = run(study, tmp_path)
+    assert outcome.rows == 6
+    assert [words.partition(" in ")[0] for words in outcome.failures] == [
+        "toy.table1: there is no data set imagenet", "toy.table1: there is no data set svhn",
+    ]  # fmt: skip
+    other = toy.toy(cells=[{"dataset": "svhn", "a": 1}], id="toy.table2")
+    assert run(other, tmp_path).rows == 0
+    assert not (tmp_path / "toy" / "table2.csv").exists()
+
+
 def test_a_cell_that_failed_keeps_its_old_rows(tmp_path: Path) -> None:
     run(toy.toy(), tmp_path)
     outcome = run(toy.toy(toy.break_at_two), tmp_path)
@@ -310,11 +333,13 @@ def test_a_process_that_dies_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_block_that_always_kills_ends_in_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(workers, "_DEATHS", 1)
-    with pytest.raises(GleakError, match=r"processes died .* run it again with fewer --jobs"):
-        run(toy.toy(toy.always_die), tmp_path, execute=workers.processes(1))
+    """The other cells are measured; one block each, to have few processes to start."""
+    outcome = run(toy.toy(toy.die_at_two, block=6), tmp_path, execute=workers.processes(1))
+    assert outcome.rows == 12
+    [failure] = outcome.failures
+    assert "(a 2; seeds 0–5): its process died twice" in failure
 
 
 def test_no_processes_are_refused() -> None:

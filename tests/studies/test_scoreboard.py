@@ -128,9 +128,40 @@ def test_measurements_of_different_code_never_mix_in_a_cell(board, tmp_path: Pat
         measure(tmp_path, execute=two)
     line = scoreboard.line("toy.table1", folder=tmp_path)
     assert line.verdict == "reproduced"
+    assert line.why == "2 of 2 rules are met; the library has changed since"
     assert len(line.rows) == 60
     assert "studies.toy:count is gone" in line.older
     assert line.record()["older"] == line.older
+
+
+def test_cells_of_different_code_are_not_compared(board, tmp_path: Path) -> None:
+    """A re-run that was broken off between two cells."""
+    board()
+    measure(tmp_path)
+    [whole] = studies.STUDIES.values()
+    board(replace(whole, measure=toy.not_finite, cells=whole.cells[:1]))
+    measure(tmp_path)
+    board(replace(whole, measure=toy.not_finite))
+    line = scoreboard.line("toy.table1", folder=tmp_path)
+    assert line.verdict == "not yet run"
+    assert line.why == "its cells were measured with 2 states of the code: run it again"
+
+
+def test_cells_that_the_grid_has_no_more_do_not_count(board, tmp_path: Path) -> None:
+    board(toy.toy(cells=[{"a": a} for a in (1, 2, 9)]))
+    measure(tmp_path)
+    board(toy.toy())
+    line = scoreboard.line("toy.table1", folder=tmp_path)
+    assert (line.verdict, line.why) == ("not yet run", "only 2 of 3 cells are measured")
+
+
+def test_one_trial_condemns_nothing(board, tmp_path: Path) -> None:
+    close, trend = RULES
+    board(rules=(replace(close, within=1.0), replace(trend, direction="falling")))
+    measure(tmp_path, trials=1)
+    line = scoreboard.line("toy.table1", folder=tmp_path)
+    assert line.verdict == "not yet run"
+    assert "with 1 trials in a cell: 20 are asked for" in line.why
 
 
 def test_devices_and_interrupted_trials_do_not_mix(board, tmp_path: Path) -> None:

@@ -128,9 +128,46 @@ def test_damaged_inputs_are_named(store: Store) -> None:
         writer.describe("k1", {"cell": {"a": 1}})
         writer.describe("k1", {"cell": {"a": 2}})  # a key never changes its meaning
     assert store.inputs() == {"k1": {"cell": {"a": 1}}}
-    store.path.with_suffix(".inputs.json").write_text("{")
-    with pytest.raises(GleakError, match="is damaged"):
-        store.inputs()
+    for text in ("{", "[]", "null"):
+        store.path.with_suffix(".inputs.json").write_text(text)
+        with pytest.raises(GleakError, match="is damaged"):
+            store.inputs()
+
+
+def test_a_column_that_the_study_lacks_is_not_dropped(store: Store, tmp_path: Path) -> None:
+    fill(store, row(1, 0))
+    narrower = Store(toy.toy(metrics=("other",)), tmp_path)
+    with pytest.raises(GleakError, match="has the columns value, so it holds another grid"):
+        fill(narrower)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (",0,1,", ",abc,1,", "something else where a number should be"),
+        (",0,1,", ",0,oops,", "something else where a number should be"),
+        (",paper,", ",papr,", "rows of profile papr: a profile is one of smoke"),
+    ],
+)
+def test_damaged_rows_are_named(store: Store, old: str, new: str, words: str) -> None:
+    fill(store, row(1, 0))
+    text = store.path.read_text()
+    assert old in text
+    store.path.write_text(text.replace(old, new))
+    with pytest.raises(GleakError, match=words):
+        store.rows()
+
+
+def test_an_interrupted_trial_hides_none_that_was_finished(store: Store) -> None:
+    fill(store, row(1, 0), row(1, 0, status="interrupted"))
+    assert store.rows()["status"].tolist() == ["solved"]
+
+
+def test_fewer_trials_replace_none_of_more(store: Store) -> None:
+    fill(store, row(1, 0), row(1, 1), row(1, 0, key="k2"))
+    with store.writing() as writer:
+        writer.tidy({"k2": {"a": 1, "profile": "paper", "device": "cpu"}})
+    assert len(store.rows()) == 3
 
 
 def test_tidying_drops_only_what_a_complete_measurement_replaces(store: Store) -> None:

@@ -43,6 +43,16 @@ def always_die(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     os._exit(9)
 
 
+def die_at_two(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
+    if cell["a"] == 2:
+        os._exit(9)
+    return count(cell, seeds, device)
+
+
+def no_words(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
+    raise ValueError
+
+
 def one_short(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     return count(cell, seeds[1:], device)
 
