@@ -69,9 +69,16 @@ def _equal_rows() -> str:
 
 
 def _swapped_means() -> str:
+    from gleak_core import starts
+
+    shape = (64, 1, 3, 32, 32)
+    named = {"U(0,1)": "uniform", "N(½,1)": "normal_half", "N(0,1)": "normal",
+             "U(−½,½)": "uniform_centred"}  # fmt: skip
+    means = [f"{float(starts.make(start, shape, seed=0).mean()):.2f} for {name}"
+             for name, start in named.items()]  # fmt: skip
     return (
-        "The means of U(0,1), N(½,1), N(0,1) and U(−½,½) are ½, ½, 0 and 0. The text counts N(0,1) "
-        "to those with mean ½, and N(½,1) to those with mean 0."
+        f"Drawn {64 * 3 * 32 * 32} times, the means are {_list(means)}. The text counts N(0,1) to "
+        "those with mean ½, and N(½,1) to those with mean 0."
     )
 
 
@@ -131,6 +138,15 @@ def _ssim_formula() -> str:
     above = (2 * mean * mean + c1) + (2 * var + c2)
     below = (mean * mean * 2 + c1) * (2 * var + c2)
     return f"A photograph against itself gives {above / below:.2f} by the printed formula, not 1."
+
+
+def _root_or_not() -> str:
+    mse = _column("cpl.table1", "mse")[1, 1]
+    return (
+        f"Were the {mse:g} of batch 1 and one iteration a root, the MSE would be {mse * mse:.2g}, "
+        f"and {_db(mse * mse):.0f} dB do not go with a printed SSIM of "
+        f"{_column('cpl.table1', 'ssim')[1, 1]:g}; {_db(mse):.0f} dB do. The sum is missing, too."
+    )
 
 
 def _loss_falls() -> str:
@@ -264,6 +280,14 @@ ERRATA: tuple[Erratum, ...] = (
         "SSIM is printed with a plus between the two factors of its numerator.",
         _ssim_formula,
         "We use the product, as Wang et al. 2004 define it.",
+    ),
+    Erratum(
+        "cpl-mse",
+        "cpl.asr",
+        "Section 3.2.2",
+        "MSE is called the root mean square error, and its formula is (x − x_rec)² divided by N.",
+        _root_or_not,
+        "We use the mean of the squares over all pixels, without a root.",
     ),
     Erratum(
         "cpl-loss",

@@ -14,7 +14,7 @@ from studies import toy
 from studies.test_runner import ALL, lines, rows, run
 
 from gleak_core.errors import GleakError
-from gleak_core.studies import cluster
+from gleak_core.studies import cluster, runner
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 HERE = ("--host", "127.0.0.1", "--no-dashboard")
@@ -77,9 +77,11 @@ def test_a_run_on_workers_that_die(
     assert rows(toy.toy(), tmp_path) == ALL  # each exactly once
 
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(cluster, "_library", lambda: "another")
+        elsewhere.setattr(cluster, "ROOT", tmp_path)  # here; the worker has its own
+        cluster._library.cache_clear()
         with pytest.raises(GleakError, match="another version of gleak_core"):
             cluster.connect(address)
+    cluster._library.cache_clear()
 
     broken = toy.toy(toy.break_at_two, id="toy.broken")
     outcome = run(broken, tmp_path, execute=execute, trials=2)
@@ -94,6 +96,18 @@ def test_a_run_on_workers_that_die(
     with pytest.raises(GleakError, match="no worker is left: what was finished is kept"):
         run(toy.toy(toy.always_die, id="toy.deadly"), tmp_path, execute=execute, trials=1)
     with pytest.raises(GleakError, match="has no workers: start some, `dask worker"):
+        cluster.connect(address)
+
+
+def test_a_worker_that_joined_late_with_other_code_computes_nothing() -> None:
+    task = runner.Task("toy.table1", toy.count, {"a": 1}, (0, 1), "cpu")
+    assert "another version of gleak_core" in cluster._perform(task, "another").error
+    assert len(cluster._perform(task, cluster._library()).rows) == 2
+
+
+@pytest.mark.parametrize("address", ["foo", "foo:bar", "tcp://", "http://x", "tcp://1.2.3.4:port"])
+def test_what_is_no_address_is_refused_at_once(address: str) -> None:
+    with pytest.raises(GleakError, match="is no scheduler's address: give host and port"):
         cluster.connect(address)
 
 
