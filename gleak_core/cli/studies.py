@@ -55,7 +55,7 @@ def study(
     chosen = studies.select(names or [])
     if plan:
         found = runner.plan(chosen, profile=profile, device=device, trials=trials)
-        for line in studies.report(found, cells=cells):
+        for line in studies.report(found, device=device, cells=cells):
             typer.echo(line)
         return
     if scheduler and jobs:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gleak_core.errors import choose
 from gleak_core.studies import cafe, cpl, dlg, general, general_images, matrix
+from gleak_core.studies.cost import GPU
 from gleak_core.studies.study import PROFILES, Cell, Row, Study, grid
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def human(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def report(plans: "Sequence[Plan]", *, cells: bool = False) -> list[str]:
+def report(plans: "Sequence[Plan]", *, device: str = "cpu", cells: bool = False) -> list[str]:
     """Say what a run would measure and what that is expected to cost, a line per study or cell."""
     out: list[str] = []
     by_study: dict[str, list[Plan]] = {}
@@ -97,8 +98,10 @@ def report(plans: "Sequence[Plan]", *, cells: bool = False) -> list[str]:
                 out.append(f"    {at}: {p.present} there, {len(p.missing)} missing, "
                            f"{human(p.cost)}{': ' + p.why if p.why else ''}")  # fmt: skip
     total, ready = (sum(p.cost for p in plans if all_ or p.study.measure) for all_ in (True, False))
-    out.append(
-        f"in all {human(total)} on one process, {human(total / 2)} on two; of that {human(ready)} "
-        "for what is written"
+    where = (
+        f"one GPU, guessed at {GPU:g} times a core where nothing was timed"
+        if device == "cuda"
+        else f"one process, {human(total / 2)} on two"
     )
+    out.append(f"in all {human(total)} on {where}; of that {human(ready)} for what is written")
     return out

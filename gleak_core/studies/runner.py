@@ -28,6 +28,7 @@ from gleak_core.errors import GleakError, choose
 from gleak_core.files import data_home
 from gleak_core.provenance import commit
 from gleak_core.studies import inputs
+from gleak_core.studies.cost import GPU
 from gleak_core.studies.store import ABOUT, Frame, Store, Writer, home, word
 from gleak_core.studies.study import PROFILES, STATUSES, Cell, Measure, Row, Study
 
@@ -121,7 +122,7 @@ def plan(
 ) -> list[Plan]:
     """Say for every cell which seeds are missing, why, and what they will cost."""
     choose("profile", profile, PROFILES)
-    kind = devices.pick(device).type
+    kind = device if device == "cuda" else devices.pick(device).type  # planning needs no GPU
     made: list[Plan] = []
     for study in studies:
         store = Store(study, folder or home(profile))
@@ -282,8 +283,9 @@ def _plan(
     profile: str,
     device: str,
 ) -> Plan:
+    guess = study.seconds(cell) / (GPU if device == "cuda" else 1)
     if study.measure is None:
-        return Plan(study, cell, {}, "", tuple(wanted), 0, study.seconds(cell), False,
+        return Plan(study, cell, {}, "", tuple(wanted), 0, guess, False,
                     "declared; comes with its chapter")  # fmt: skip
     parts = inputs.inputs(study, cell, profile=profile, device=device)
     same = rows
@@ -310,7 +312,7 @@ def _plan(
         key,
         missing,
         len(wanted) - len(missing),
-        float(timed.median()) if len(timed) else study.seconds(cell),
+        float(timed.median()) if len(timed) else guess,
         bool(len(timed)),
         why,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from studies import toy
 from studies.test_runner import lines, wait_until
 from typer.testing import CliRunner, Result
@@ -44,6 +45,15 @@ def test_the_plan_names_cells_and_cost_and_measures_nothing(toys: Path) -> None:
     assert not list(toys.rglob("*.csv"))
     cells = gleak("study", "toy.table1", "--plan", "--cells").stdout.splitlines()
     assert cells[1] == "    a 1: 0 there, 6 missing, 0.06 s: never measured"
+
+
+def test_a_gpu_can_be_planned_for_without_one(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = gleak("study", "--plan", "--device", "cuda")
+    assert found.exit_code == 0, found.output
+    total = found.stdout.splitlines()[-1]
+    assert total.startswith("in all 0.022 s on one GPU, guessed at 25 times a core")
+    assert "PyTorch sees no GPU" in gleak("study", "toy.table1", "--device", "cuda").stderr
 
 
 def test_a_study_runs_and_then_is_complete(toys: Path) -> None:
