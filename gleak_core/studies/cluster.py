@@ -94,16 +94,16 @@ def _result(future: Any, distributed: Any) -> Done:
         ) from error
     except distributed.KilledWorker as error:
         return Done([], f"it killed {error.allowed_failures + 1} workers in turn: give the "
-                    "workers more memory, or smaller blocks", 0.0, "")  # fmt: skip
+                    "workers more memory, or smaller blocks")  # fmt: skip
     except Exception as error:  # a worker without our code, or an answer that does not unpickle
-        return Done([], f"the worker failed ({error!r})", 0.0, "")
+        return Done([], f"the worker failed ({error!r})")
 
 
 def _perform(task: Task, ours: str) -> Done:
     """Measure a block on a worker, which may have joined after the others were looked at."""
     if _library() != ours:
         return Done([], "a worker has another version of gleak_core: check out the same commit "
-                    "there, and start it again", 0.0, "")  # fmt: skip
+                    "there, and start it again")  # fmt: skip
     return perform(task)
 
 

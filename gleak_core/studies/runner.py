@@ -62,8 +62,8 @@ class Done(NamedTuple):
 
     rows: list[Row]
     error: str
-    seconds: float
-    hardware: str
+    seconds: float = 0.0
+    about: Row = {}  # noqa: RUF012 (never changed): the worker's hardware and versions
 
 
 Executor = Callable[[Sequence[Task]], Generator[tuple[int, Done]]]
@@ -211,7 +211,7 @@ def _carry_out(
                 broken.add(one.key)
                 outcome.failures.append(f"{_name(task)}: {done.error}")
             else:
-                more = {**about, "key": one.key, "hardware": done.hardware}
+                more = {**about, "key": one.key, **done.about}
                 writer.describe(one.key, one.inputs)
                 writer.append([{**more, **row} for row in done.rows])
                 outcome.rows += len(done.rows)
@@ -253,11 +253,11 @@ def perform(task: Task, *, catch: bool = True) -> Done:
             raise
         plain = str(error) if isinstance(error, GleakError | ValueError) else ""
         words = plain or repr(error)
-        return Done([], words, time.perf_counter() - began, "")
+        return Done([], words, time.perf_counter() - began)
     share = seconds / len(rows)
     for seed, row in zip(task.seeds, rows, strict=True):
         row.update({**task.cell, "seed": seed, "seconds": row.get("seconds", share)})
-    return Done(rows, "", seconds, devices.describe(place))
+    return Done(rows, "", seconds, _worker(place))
 
 
 @functools.cache
@@ -329,14 +329,22 @@ def _check(task: Task, rows: Sequence[Row]) -> None:
         raise ValueError(f"status {', '.join(sorted(bad))} is none of {', '.join(STATUSES)}")
 
 
-def _about(profile: str, device: str) -> Row:
-    versions = {"torch": str(torch.__version__), "python": ".".join(map(str, sys.version_info[:3]))}
+def _worker(place: torch.device) -> Row:
+    """Say what this process measures with."""
     try:
-        versions["gleak"] = version("gleak")
+        library = version("gleak")
     except PackageNotFoundError:
-        versions["gleak"] = "not installed"
+        library = "not installed"
+    return {
+        "hardware": devices.describe(place),
+        "torch": str(torch.__version__),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "gleak": library,
+    }
+
+
+def _about(profile: str, device: str) -> Row:
     about = {
-        **versions,
         "profile": profile,
         "device": device,
         "commit": commit(),

@@ -38,7 +38,7 @@ def processes(jobs: int) -> Executor:
                         del left[number]
                 except BrokenProcessPool:
                     if alone:
-                        yield alone[0], Done([], _DIED, 0.0, "")
+                        yield alone[0], Done([], _DIED)
                         del left[alone[0]]
                     else:  # a pool starts no more than one block beside those that run
                         suspects = [n for n in chosen if n in left][: jobs + 1]
