@@ -1,7 +1,7 @@
 """`gleak study`, `gleak scoreboard`: measure what the papers printed, and hold it against them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -65,20 +65,20 @@ def study(
         missing = ", ".join(one.id for one in chosen if not one.measure)
         raise ValueError(f"not written yet, they come with their chapters: {missing}")
     todo = runner.plan(written, profile=profile, device=device, trials=trials, force=force)
-    execute, workers = _executor(jobs, scheduler, device)
-    for line in studies.report(todo):
-        typer.echo(line, err=True)
-    with _progress() as progress:
-        outcomes = runner.run(
-            written,
-            profile=profile,
-            device=device,
-            trials=trials,
-            force=force,
-            execute=execute,
-            workers=workers,
-            progress=progress,
-        )
+    with _executor(jobs, scheduler, device) as (execute, workers):
+        for line in studies.report(todo):
+            typer.echo(line, err=True)
+        with _progress() as progress:
+            outcomes = runner.run(
+                written,
+                profile=profile,
+                device=device,
+                trials=trials,
+                force=force,
+                execute=execute,
+                workers=workers,
+                progress=progress,
+            )
     _conclude(outcomes)
 
 
@@ -105,8 +105,10 @@ def scoreboard(
         typer.echo(f"{line.id:<{width}}  {line.verdict:<18}  {line.summary}")
 
 
-def _executor(jobs: int | None, scheduler: str | None, device: str) -> "tuple[Executor, int]":
-    """Return what runs the blocks, and how many it runs at once."""
+def _executor(
+    jobs: int | None, scheduler: str | None, device: str
+) -> "AbstractContextManager[tuple[Executor, int]]":
+    """Give what runs the blocks, and how many it runs at once."""
     import os
 
     from gleak_core.device import pick
@@ -116,7 +118,7 @@ def _executor(jobs: int | None, scheduler: str | None, device: str) -> "tuple[Ex
         return cluster.connect(scheduler)
     if jobs is None:
         jobs = 1 if pick(device).type == "cuda" else os.cpu_count() or 1
-    return (workers.processes(jobs) if jobs > 1 else runner.here), jobs
+    return nullcontext((workers.processes(jobs) if jobs > 1 else runner.here, jobs))
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import functools
 import queue
 import re
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from typing import Any
 
 from gleak_core.errors import GleakError
@@ -22,8 +24,9 @@ _LOOK = 5.0  # seconds between two looks at whether anybody is working
 _ALONE = 60.0  # seconds without any worker after which none will come
 
 
-def connect(address: str) -> tuple[Executor, int]:
-    """Return what runs blocks on the workers of a scheduler, and how many workers there are."""
+@contextmanager
+def connect(address: str) -> Iterator[tuple[Executor, int]]:
+    """Yield what runs blocks on the workers of a scheduler, and how many workers there are."""
     try:
         import distributed
     except ImportError as error:
@@ -42,15 +45,20 @@ def connect(address: str) -> tuple[Executor, int]:
             f"no Dask scheduler answers at {address} ({error or type(error).__name__}): start one "
             "with `dask scheduler`, and give the address that it prints"
         ) from error
-    threads: Any = client.nthreads()
-    if not threads:
-        client.close()
-        raise GleakError(
-            f"the scheduler at {address} has no workers: start some, `dask worker {address} "
-            "--nthreads 1` on each machine"
-        )
-    ours = _library()
-    _same_library(client, ours)
+    with client:
+        threads: Any = client.nthreads()
+        if not threads:
+            raise GleakError(
+                f"the scheduler at {address} has no workers: start some, `dask worker {address} "
+                "--nthreads 1` on each machine"
+            )
+        ours = _library()
+        _same_library(client, ours)
+        yield _executor(client, ours), sum(threads.values())
+
+
+def _executor(client: Any, ours: str) -> Executor:
+    """Return what sends blocks to the workers and yields their answers as they come."""
 
     def execute(tasks: Sequence[Task]) -> Generator[tuple[int, Done]]:
         # pure=False: two runs of the same block are two measurements.
@@ -69,11 +77,11 @@ def connect(address: str) -> tuple[Executor, int]:
                     _alive(client, since=last)
                     continue
                 last = time.monotonic()
-                yield futures.pop(future), _result(future, distributed)
+                yield futures.pop(future), _result(future)
         finally:
             client.cancel(list(futures))
 
-    return execute, sum(threads.values())
+    return execute
 
 
 def _alive(client: Any, since: float) -> None:
@@ -84,10 +92,12 @@ def _alive(client: Any, since: float) -> None:
         )
 
 
-def _result(future: Any, distributed: Any) -> Done:
+def _result(future: Any) -> Done:
+    import distributed
+
     try:
         return future.result()
-    except distributed.client.FutureCancelledError as error:
+    except CancelledError as error:
         raise GleakError(
             "the scheduler is gone: what was finished is kept; start it and its workers, then run "
             "it again"

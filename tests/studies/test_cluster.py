@@ -60,43 +60,43 @@ def test_a_run_on_workers_that_die(
     dask: tuple[str, list[Process]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, (first, second) = dask
-    execute, workers = cluster.connect(address)
-    assert workers == 2
-    path, killed = tmp_path / "toy" / "table1.csv", []
+    with cluster.connect(address) as (execute, workers):
+        assert workers == 2
+        path, killed = tmp_path / "toy" / "table1.csv", []
 
-    def kill(event: object) -> None:
-        if not killed and lines(path) >= 3:  # mid-run: a block is done, and most are not
-            second.send_signal(signal.SIGKILL)
-            killed.append(lines(path))
+        def kill(event: object) -> None:
+            if not killed and lines(path) >= 3:  # mid-run: a block is done, and most are not
+                second.send_signal(signal.SIGKILL)
+                killed.append(lines(path))
 
-    outcome = run(toy.toy(), tmp_path, execute=execute, workers=workers, progress=kill)
-    assert killed
-    assert killed[0] < 13
-    assert second.wait(10) == -signal.SIGKILL
-    assert (outcome.rows, outcome.failures) == (18, [])
-    assert rows(toy.toy(), tmp_path) == ALL  # each exactly once
+        outcome = run(toy.toy(), tmp_path, execute=execute, workers=workers, progress=kill)
+        assert killed
+        assert killed[0] < 13
+        assert second.wait(10) == -signal.SIGKILL
+        assert (outcome.rows, outcome.failures) == (18, [])
+        assert rows(toy.toy(), tmp_path) == ALL  # each exactly once
 
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(cluster, "ROOT", tmp_path)  # here; the worker has its own
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(cluster, "ROOT", tmp_path)  # here; the worker has its own
+            cluster._library.cache_clear()
+            with pytest.raises(GleakError, match="another version of gleak_core"):
+                cluster.connect(address).__enter__()
         cluster._library.cache_clear()
-        with pytest.raises(GleakError, match="another version of gleak_core"):
-            cluster.connect(address)
-    cluster._library.cache_clear()
 
-    broken = toy.toy(toy.break_at_two, id="toy.broken")
-    outcome = run(broken, tmp_path, execute=execute, trials=2)
-    assert outcome.rows == 4
-    assert [words.partition(": ")[2] for words in outcome.failures] == [
-        "two is not to be had: take another number"
-    ]
+        broken = toy.toy(toy.break_at_two, id="toy.broken")
+        outcome = run(broken, tmp_path, execute=execute, trials=2)
+        assert outcome.rows == 4
+        assert [words.partition(": ")[2] for words in outcome.failures] == [
+            "two is not to be had: take another number"
+        ]
 
-    assert first.poll() is None
-    monkeypatch.setattr(cluster, "_LOOK", 0.2)
-    monkeypatch.setattr(cluster, "_ALONE", 0.5)
-    with pytest.raises(GleakError, match="no worker is left: what was finished is kept"):
-        run(toy.toy(toy.always_die, id="toy.deadly"), tmp_path, execute=execute, trials=1)
-    with pytest.raises(GleakError, match="has no workers: start some, `dask worker"):
-        cluster.connect(address)
+        assert first.poll() is None
+        monkeypatch.setattr(cluster, "_LOOK", 0.2)
+        monkeypatch.setattr(cluster, "_ALONE", 0.5)
+        with pytest.raises(GleakError, match="no worker is left: what was finished is kept"):
+            run(toy.toy(toy.always_die, id="toy.deadly"), tmp_path, execute=execute, trials=1)
+        with pytest.raises(GleakError, match="has no workers: start some, `dask worker"):
+            cluster.connect(address).__enter__()
 
 
 def test_a_worker_that_joined_late_with_other_code_computes_nothing() -> None:
@@ -108,10 +108,10 @@ def test_a_worker_that_joined_late_with_other_code_computes_nothing() -> None:
 @pytest.mark.parametrize("address", ["foo", "foo:bar", "tcp://", "http://x", "tcp://1.2.3.4:port"])
 def test_what_is_no_address_is_refused_at_once(address: str) -> None:
     with pytest.raises(GleakError, match="is no scheduler's address: give host and port"):
-        cluster.connect(address)
+        cluster.connect(address).__enter__()
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_PATIENCE", "1s")
     with pytest.raises(GleakError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"):
-        cluster.connect("tcp://127.0.0.1:9")
+        cluster.connect("tcp://127.0.0.1:9").__enter__()
