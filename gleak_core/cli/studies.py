@@ -61,9 +61,9 @@ def study(
     if scheduler and jobs:
         raise ValueError("--jobs and --scheduler exclude each other: give one of them")
     written = [one for one in chosen if one.measure]
-    if len(written) < len(chosen) and (names or not written):
-        missing = ", ".join(one.id for one in chosen if not one.measure)
-        raise ValueError(f"not written yet, they come with their chapters: {missing}")
+    lacking = [one.id for one in chosen if not one.measure]
+    if not written or set(lacking) & set(names or []):
+        raise ValueError(f"not written yet, they come with their chapters: {', '.join(lacking)}")
     todo = runner.plan(written, profile=profile, device=device, trials=trials, force=force)
     with _executor(jobs, scheduler, device) as (execute, workers):
         for line in studies.report(todo):

@@ -66,6 +66,18 @@ def test_a_study_runs_and_then_is_complete(toys: Path) -> None:
     assert gleak("study", "toy", "-j", "1").stdout.splitlines()[0] == "toy.table1: 0 new rows"
 
 
+def test_a_paper_means_those_of_its_studies_that_are_written(
+    toys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [toy.toy(), toy.toy(None, id="toy.fig9")]
+    monkeypatch.setattr(studies, "STUDIES", {study.id: study for study in both})
+    for words in (["toy"], []):
+        found = gleak("study", *words, "--jobs", "1")
+        assert found.exit_code == 0, found.output
+        assert found.stdout.startswith("toy.table1: ")
+    assert "not written yet" in gleak("study", "toy.fig9").stderr
+
+
 def test_a_reduced_run_does_not_touch_the_books_results(toys: Path) -> None:
     found = gleak("study", "toy.table1", "--profile", "smoke", "--jobs", "1")
     assert found.stdout == "toy.table1: 6 new rows\n"
