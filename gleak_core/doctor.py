@@ -4,7 +4,6 @@ Nothing is assumed to be installed: each examination imports what it needs and r
 """
 
 import importlib
-import os
 import platform
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from typing import Literal
 
 from gleak_core import files
 from gleak_core.errors import GleakError
+from gleak_core.provenance import cores
 
 __all__ = ["BROWSERS", "CURE", "Finding", "State", "examine", "pinned", "try_writing", "works"]
 
@@ -108,8 +108,7 @@ def _compare(wanted: list[str], exact: Mapping[str, str], *, absent: State) -> I
 
 def _device(root: Path) -> Iterator[Finding]:
     """Import PyTorch for good, and see what it can compute on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("device", "cpu", "ok", f"{cores} cores, {platform.machine()}")
+    yield Finding("device", "cpu", "ok", f"{cores()} cores, {platform.machine()}")
     try:
         importlib.import_module("torchvision")  # fails at import when it is not torch's own twin
         device = importlib.import_module("gleak_core.device")

@@ -1,5 +1,6 @@
-"""Which commit this is: what every recorded number says of itself."""
+"""Which commit this is, and which machine: what every recorded number says of itself."""
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from gleak_core.errors import GleakError
 from gleak_core.files import ROOT
 
-__all__ = ["commit", "state"]
+__all__ = ["commit", "cores", "state"]
 
 
 def state(root: Path = ROOT, *, but: Sequence[str] = ()) -> dict[str, Any]:
@@ -39,3 +40,10 @@ def commit(root: Path = ROOT) -> str:
     if found["commit"] is None:
         return "unknown"
     return f"{found['commit'][:12]}{' (modified)' if found['modified'] else ''}"
+
+
+def cores() -> int:
+    """Return how many cores this process may use: in a container or a job, not all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

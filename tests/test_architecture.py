@@ -62,6 +62,9 @@ PARTS = {
     "engine": "attacks",
     "lbfgs": "solvers",
     "descent": "solvers",
+    "text_observation": "observation",
+    "sentences": "clients",
+    "training": "clients",
 }
 ATTACKER = {
     "attacks", "labels", "objectives", "solvers", "starts", "stacks", "analytic", "cafe", "text",

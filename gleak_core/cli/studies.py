@@ -109,15 +109,14 @@ def _executor(
     jobs: int | None, scheduler: str | None, device: str
 ) -> "AbstractContextManager[tuple[Executor, int]]":
     """Give what runs the blocks, and how many it runs at once."""
-    import os
-
     from gleak_core.device import pick
+    from gleak_core.provenance import cores
     from gleak_core.studies import cluster, runner, workers
 
     if scheduler:
         return cluster.connect(scheduler)
     if jobs is None:
-        jobs = 1 if pick(device).type == "cuda" else os.cpu_count() or 1
+        jobs = 1 if pick(device).type == "cuda" else cores()
     return nullcontext((workers.processes(jobs) if jobs > 1 else runner.here, jobs))
 
 

@@ -194,7 +194,13 @@ def _cost(line: Line) -> str:
 
 
 def _metric(name: str) -> str:
-    known = {"psnr": "PSNR", "ssim": "SSIM", "mse": "MSE", "lpips": "LPIPS"}
+    known = {
+        "psnr": "PSNR",
+        "ssim": "SSIM",
+        "mse": "MSE",
+        "lpips": "LPIPS",
+        "accuracy_bias": "accuracy, bias gradient",
+    }
     return known.get(name, name.replace("_", " "))
 
 

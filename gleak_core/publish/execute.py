@@ -21,7 +21,7 @@ from typing import IO, Any, Literal
 
 from gleak_core.files import ROOT
 from gleak_core.locks import held, is_free
-from gleak_core.provenance import state
+from gleak_core.provenance import cores, state
 from gleak_core.publish import gate, notebooks, parameters, staleness, worker
 
 __all__ = ["Event", "Outcome", "Progress", "plan", "refresh", "run", "why_stale"]
@@ -189,8 +189,7 @@ def _execute(
         return []
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    jobs = min(jobs or processors, len(tasks))
+    jobs = min(jobs or cores(), len(tasks))
     scratch = _scratch(root)
     environment = {**os.environ, **worker.environment(), **extra}
     workers = _Workers()

@@ -1,16 +1,21 @@
 """Grids of a critique of "Deep leakage from gradients"."""
 
+from gleak_core.studies.batches import DATASETS
 from gleak_core.studies.cost import (
     EVALUATIONS,
     ITERATIONS,
     ONE_PICTURE,
-    SHARED,
     TRAINING,
     WIDE,
     lenet_seconds,
     share_of_training,
 )
+from gleak_core.studies.dlg_attacks import batches, deeper, filmstrip, known_labels, sizes
+from gleak_core.studies.dlg_defences import STAGES, TOLD, defended, while_training
+from gleak_core.studies.dlg_doubts import lockstep, prior_knowledge, threat
+from gleak_core.studies.dlg_text import sentence
 from gleak_core.studies.study import Cell, Study, declared, grid
+from gleak_core.studies.trials import SHARED
 
 __all__ = ["STUDIES"]
 
@@ -55,7 +60,7 @@ def _bert(cell: Cell) -> float:
 def _defended(cell: Cell) -> float:
     """What an accuracy costs is told with the attack: another attacker needs no other training."""
     known = cell.get("attacker") == _ATTACKERS[1]
-    return ONE_PICTURE + (0 if known else share_of_training())
+    return ONE_PICTURE + (0 if known else share_of_training(TOLD))
 
 
 def _stage(cell: Cell) -> float:
@@ -75,6 +80,11 @@ def _lockstep(cell: Cell) -> float:
     return turns * lenet_seconds(2)
 
 
+def _named(cell: Cell) -> tuple[str, ...]:
+    return (DATASETS[str(cell["dataset"])],)
+
+
+_BLOCK = SHARED
 _STARTS = ("N(0,1)", "U(0,1)")
 _DATASETS = ("MNIST", "CIFAR-100", "SVHN", "LFW")
 _ATTACKERS = ("as published", "mask-aware")
@@ -94,13 +104,27 @@ _LENET = (
     "code of DLG: the critique gives neither."
 )
 _START = "The start is N(0,1), as DLG's: U(0,1) is measured beside it where the start is varied."
-_PICTURE = "A trial is another picture on another network: the source shows single pictures."
-_TRAINED = (
-    f"{SHARED} trials share one trained network, a small CNN on 4000 pictures: an interval of "
-    "the accuracy is narrower than that many trainings would give."
+_OURS = (
+    "The attack is DLG in our recipe, the stronger one: from U(0,1), with an L-BFGS that shortens "
+    "a step which raises the loss, for at most 3000 evaluations. DLG's own takes 6000."
 )
-_RATE = "A trial of a batch judges one picture of it, so that a rate of pictures is one of trials."
-_CIFAR = f"The pictures are CIFAR-100's, {SIDE}×{SIDE}: the source names no data set here."
+_PICTURE = (
+    f"A trial is another picture; {SHARED} trials share a network, and others have another one: "
+    "the source shows single pictures."
+)
+_TRAINED = (
+    f"The network whose accuracy is told is another one than the attacked one, which hardly "
+    "learns: a LeNet of 16 channels with ReLU, trained by four clients on 3660 pictures of "
+    f"CIFAR-10 for 15 epochs. {TOLD} trials share a training: an interval of the accuracy is "
+    "narrower than that many trainings would give."
+)
+_RATE = (
+    "A trial of a batch judges one picture of it, so that a rate of pictures is one of trials: up "
+    "to eight come from the same batch."
+)
+_CIFAR = f"The pictures are CIFAR-10's, {SIDE}×{SIDE}: the source names no data set here."
+_CIFAR_100 = f"The pictures are CIFAR-100's, {SIDE}×{SIDE}: the source says CIFAR."
+_SVHN = "SVHN is measured where it is at hand."
 
 
 def _around(base: Cell, /, **others: tuple[str | int | float, ...]) -> tuple[Cell, ...]:
@@ -111,6 +135,9 @@ def _around(base: Cell, /, **others: tuple[str | int | float, ...]) -> tuple[Cel
 STUDIES: tuple[Study, ...] = (
     declared(
         "dlg.fig1",
+        measure=filmstrip,
+        reads=_named,
+        block=_BLOCK,
         cells=grid(
             network=("LeNet",),
             dataset=("CIFAR-10",),
@@ -138,21 +165,28 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "dlg.c1-datasets",
+        measure=filmstrip,
+        reads=_named,
+        block=_BLOCK,
         cells=grid(dataset=_DATASETS, start=_STARTS),
         reading={"start": _STARTS[0]},
         seconds=_one_picture,
         paper=TRIALS,
-        deviations=(_LENET, _START, _PICTURE),
+        optional={"dataset": ("SVHN",)},
+        deviations=(_LENET, _START, _PICTURE, _SVHN),
     ),
     declared(
         "dlg.c2-resnet",
+        measure=deeper,
+        reads=("cifar100",),
+        block=_BLOCK,
         cells=grid(network=("ResNet-20",), batch=(1, 8), variant=("DLG's",))
         + grid(network=("ResNet-20",), batch=(1,), variant=("standard",))
         + grid(network=("ResNet-56",), batch=(1,), variant=("DLG's",)),
         seconds=_resnet,
-        paper=20,
         deviations=(
-            "20 trials instead of 25: a batch of 8 on ResNet-20 takes three minutes.",
+            _OURS,
+            "It gets 300 evaluations on a ResNet.",
             "The pictures are CIFAR-100's for both networks: the source names four data sets for "
             "ResNet-56, and MNIST, SVHN and LFW are left out.",
             "The standard network is a ResNet-20 with single pictures: our question.",
@@ -161,6 +195,9 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "dlg.c3-batch",
+        measure=batches,
+        reads=("cifar100",),
+        block=_BLOCK,
         cells=grid(
             batch=(1, 2, 4, 8, 16, 32), prior=_PRIORS, width=WIDTHS[:1], budget=(ITERATIONS,)
         )
@@ -170,10 +207,20 @@ STUDIES: tuple[Study, ...] = (
         reading={"prior": _PRIORS[0], "width": WIDTHS[0], "budget": ITERATIONS},
         seconds=_batch,
         paper=TRIALS,
-        deviations=(_LENET, _START, _CIFAR, _RATE),
+        deviations=(
+            _LENET,
+            _OURS,
+            _CIFAR_100,
+            _RATE,
+            "An iteration is 20 evaluations, as one of DLG's; the budget is 150 of them, or four "
+            "times as many where it is varied.",
+        ),
     ),
     declared(
         "dlg.c4-resolution",
+        measure=sizes,
+        reads=("lfw",),
+        block=_BLOCK,
         cells=grid(resolution=(32, 64, 128), prior=_PRIORS, width=WIDTHS[:1])
         + grid(resolution=(64, 128), prior=_PRIORS[1:], width=WIDTHS[1:]),
         reading={"prior": _PRIORS[0], "width": WIDTHS[0]},
@@ -181,6 +228,7 @@ STUDIES: tuple[Study, ...] = (
         paper=TRIALS,
         deviations=(
             _LENET,
+            _OURS,
             "The same network is used at every size, with a longer last layer: a wider one is "
             "measured beside it.",
             "The pictures are LFW's, scaled to each size: the source names no data set here.",
@@ -188,6 +236,9 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "dlg.c5-text",
+        measure=sentence,
+        reads=(),
+        block=_BLOCK,
         cells=_around(
             _SENTENCE,
             embeddings=("shared",),
@@ -204,30 +255,44 @@ STUDIES: tuple[Study, ...] = (
             "untrained: the source gives no size, and a BERT of full size does not fit.",
             "Its initial weights have a deviation of 0.1: BERT's own 0.02 is measured beside it.",
             "The private text is a paragraph of ours, 16 words at a time.",
+            "The masked words, without their places, are read off the bias gradient of the decoder "
+            "instead of being optimised; every masked place becomes [MASK].",
+            "The start is small, a tenth of the embeddings' deviation. A trial ends as soon as its "
+            "sentence reproduces the gradient of the position embeddings: an attacker sees that.",
         ),
     ),
     declared(
         "dlg.c6-noise",
+        measure=defended,
+        reads=("cifar10",),
+        block=_BLOCK,
         cells=grid(noise=("Gaussian", "Laplacian"), scale=(1e-4, 1e-3, 1e-2, 1e-1)),
         seconds=_defended,
         paper=TRIALS,
-        deviations=(_LENET, _CIFAR, _TRAINED, "The scale is a standard deviation."),
+        deviations=(_LENET, _OURS, _CIFAR, _TRAINED, "The scale is a standard deviation."),
     ),
     declared(
         "dlg.c7-precision",
+        measure=defended,
+        reads=("cifar10",),
+        block=_BLOCK,
         cells=grid(precision=("single", "half", "bfloat16", "int8")),
         seconds=_defended,
         paper=TRIALS,
-        deviations=(_LENET, _CIFAR, _TRAINED),
+        deviations=(_LENET, _OURS, _CIFAR, _TRAINED),
     ),
     declared(
         "dlg.c8-pruning",
+        measure=defended,
+        reads=("cifar10",),
+        block=_BLOCK,
         cells=grid(pruned=(0, 1, 10, 20, 30, 50, 70, 90), attacker=_ATTACKERS[:1])
         + grid(pruned=(20, 50, 70, 90), attacker=_ATTACKERS[1:]),
         seconds=_defended,
         paper=TRIALS,
         deviations=(
             _LENET,
+            _OURS,
             _CIFAR,
             _TRAINED,
             "The smallest entries of all layers together are pruned, without error feedback.",
@@ -235,18 +300,31 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "dlg.c9-untrained",
-        cells=grid(epochs=(0, 1, 2, 5, 10, 30)),
+        measure=while_training,
+        reads=("cifar10",),
+        block=_BLOCK,
+        cells=grid(epochs=STAGES),
         seconds=_stage,
         paper=TRIALS,
-        deviations=(_LENET, _CIFAR, f"{SHARED} trials attack the same trained network."),
+        deviations=(
+            _LENET,
+            _OURS,
+            _CIFAR,
+            f"{SHARED} trials attack the same network, trained on 3660 pictures.",
+        ),
     ),
     declared(
         "dlg.c10-prior",
+        measure=prior_knowledge,
+        reads=("cifar10",),
+        block=_BLOCK,
         cells=grid(method=("DLG", "property inference")),
         seconds=_property,
-        paper=100,  # a property is right or wrong, and a share of such needs many
+        paper=60,  # a property is right or wrong, and a share of such needs many
         deviations=(
             _LENET,
+            _OURS,
+            _CIFAR,
             "The property is whether the picture is brighter than the median of its data set: the "
             "background colour that the source names is not annotated.",
             "Property inference is a classifier of gradients, trained on the attacker's own "
@@ -255,6 +333,9 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "dlg.w1-lockstep",
+        measure=lockstep,
+        reads=("cifar10",),
+        block=_BLOCK,
         cells=grid(
             update=("joint", "round robin", "independent"),
             starts=("random", "similar", "identical"),
@@ -262,10 +343,12 @@ STUDIES: tuple[Study, ...] = (
         ),
         reading={"labels": "different"},
         seconds=_lockstep,
-        paper=50,
         deviations=(
-            _LENET,
-            "A batch has two pictures, the smallest in which two starts can collapse.",
+            "The network is DLG's LeNet with weights from U(±¼), and the pictures are CIFAR-10's "
+            "at 16×16, so that two of them can be rebuilt from one gradient at all.",
+            _OURS,
+            "A batch has two pictures, the smallest in which two starts can collapse. Their labels "
+            "are given: DLG's joint labels would tell the two dummies apart by themselves.",
             "Similar starts differ by noise of a thousandth of their range: the source gives none.",
             "Different labels stand for the source, which says nothing of labels: the same label "
             "is measured beside them.",
@@ -273,32 +356,46 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "dlg.w2-threat",
+        measure=threat,
+        reads=("cifar10",),
+        block=_BLOCK,
         cells=grid(weights=("exact", "1 step old", "10 steps old", "stale", "wrong", "none")),
         seconds=_one_picture,
-        paper=100,  # of so many, four may leak where at most one in ten may
+        paper=TRIALS,
         deviations=(
             _LENET,
+            _OURS,
+            _CIFAR,
             "Stale weights are those of one epoch earlier: one and ten steps are measured beside "
-            "them, as the source does not discuss them.",
+            "them, as the source does not discuss them. A step is one of SGD at a rate of 0.02 "
+            "with momentum, from the untrained network on.",
         ),
     ),
     declared(
         "dlg.w3-labels",
+        measure=known_labels,
+        reads=_named,
+        block=_BLOCK,
         cells=grid(method=("DLG",), dataset=_DATASETS, start=_STARTS)
         + grid(method=("iDLG",), dataset=_DATASETS, start=_STARTS[:1]),  # it needs no start
         reading={"start": _STARTS[0]},
         seconds=_labels,
-        paper=100,  # 79 % is known to ten points only then
-        deviations=(_LENET, _START),
+        paper=60,  # 79 % is known to ten points only then
+        optional={"dataset": ("SVHN",)},
+        deviations=(_LENET, _START, _PICTURE, _SVHN),
     ),
     declared(
         "dlg.w4-overclaim",
+        measure=defended,
+        reads=("cifar10",),
+        block=_BLOCK,
         cells=grid(pruned=(20, 70), feedback=("on",), attacker=_ATTACKERS)
         + grid(pruned=(20,), feedback=("off",), attacker=_ATTACKERS),
         seconds=_defended,
         paper=TRIALS,
         deviations=(
             _LENET,
+            _OURS,
             _CIFAR,
             _TRAINED,
             "The smallest entries of all layers together are pruned.",

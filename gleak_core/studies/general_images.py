@@ -61,7 +61,7 @@ _LPIPS = "LPIPS is that of AlexNet, where its weights are there."
 
 
 def _few(trials: int) -> str:
-    return f"{trials} trials instead of 25: one of {SIDE}×{SIDE} takes minutes on a core."
+    return f"{trials} trials instead of 20: one of {SIDE}×{SIDE} takes minutes on a core."
 
 
 STUDIES: tuple[Study, ...] = (

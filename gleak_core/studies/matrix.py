@@ -90,7 +90,6 @@ STUDIES: tuple[Study, ...] = (
         seconds=_seconds,
         trials=TRIALS,
         deviations=(
-            "20 trials instead of 25: there are hundreds of cells.",
             "CAFE's network has a quarter of its width, 16-32-fc128-64: at full width the matrix "
             "alone would take longer than all other studies together.",
             "The trained LeNet is one network for all trials.",

@@ -40,6 +40,7 @@ class Study:
         reduced: The cells of the smaller profiles, where they are not the grid itself.
         reads: The data sets that a cell needs; by default those that its parameters name.
         reading: Values of parameters that the source does not vary: those that stand for it.
+        optional: Values of parameters whose cells may be missing: a data set that is not at hand.
         deviations: In what the study departs from its source, a sentence each.
         chapter: Where its results are discussed.
     """
@@ -55,6 +56,7 @@ class Study:
     reduced: Mapping[str, tuple[Cell, ...]] = field(default_factory=dict)
     reads: Callable[[Cell], Sequence[str]] | None = None
     reading: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
     chapter: str = ""
 
@@ -107,24 +109,33 @@ def declared(
     *,
     seconds: Callable[[Cell], float],
     cells: tuple[Cell, ...],
+    measure: Measure | None = None,
+    reads: Sequence[str] | Callable[[Cell], Sequence[str]] | None = None,
+    block: int = 25,
     reading: Mapping[str, str | int | float | bool] | None = None,
-    paper: int = 25,
+    paper: int = 20,
+    optional: Mapping[str, tuple[str, ...]] | None = None,
     deviations: tuple[str, ...] = (),
 ) -> Study:
-    """Return the study of a published result whose measurement comes with its chapter.
+    """Return the study of a published result, under its title, metrics and chapter.
 
-    It is here for its cells and its cost; `paper` is the number of trials at paper scale.
+    Without `measure`, which comes with its chapter, it is here for its cells and its cost; `paper`
+    is the number of trials at paper scale, and `reads` may name the data sets of all cells.
     """
     result = papers.find(id)
+    named = None if reads is None or callable(reads) else tuple(reads)
     return Study(
         id=id,
         title=result.title,
         metrics=tuple(result.metrics),
         cells=cells,
-        measure=None,
+        measure=measure,
         seconds=seconds,
         trials={"smoke": 2, "quick": 5, "paper": paper},
+        block=block,
+        reads=(lambda _: named) if named is not None else reads,  # pyright: ignore[reportArgumentType]
         reading=reading or {},
+        optional=optional or {},
         deviations=deviations,
         chapter=papers.source(id).chapter,
     )

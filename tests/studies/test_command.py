@@ -52,7 +52,7 @@ def test_a_gpu_can_be_planned_for_without_one(toys: Path, monkeypatch: pytest.Mo
     found = gleak("study", "--plan", "--device", "cuda")
     assert found.exit_code == 0, found.output
     total = found.stdout.splitlines()[-1]
-    assert total.startswith("in all 0.022 s on one GPU, guessed at 25 times a core")
+    assert total.startswith("in all 0.013 s on one GPU, guessed at 40 times a core")
     assert "PyTorch sees no GPU" in gleak("study", "toy.table1", "--device", "cuda").stderr
 
 

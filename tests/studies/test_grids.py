@@ -1,6 +1,6 @@
 """The grids against what the papers print, what the rules ask for, and what we can afford."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from gleak_core import attacks, clients, defences, models, papers, studies
 from gleak_core.errors import GleakError
 from gleak_core.papers import Result
 from gleak_core.studies import general_images, matrix, rules
+from gleak_core.studies.cost import GPU
 from gleak_core.studies.scoreboard import ENOUGH
 from gleak_core.studies.store import word
 from gleak_core.studies.study import Cell, Study, grid
@@ -25,18 +26,6 @@ STUDIES: Mapping[str, Study] = {
 PUBLISHED = [study for study in STUDIES.values() if study.id in papers.ids()]
 HOURS = 16  # of one core: eight on two
 GPU_MINUTES = 25  # of an H200
-FEW, MANY = 25, 50  # times the speed of a core: for little at a time, and for much
-MUCH = 8 * 32**2  # pixels at a time
-
-# Where a cell does not say how large its pictures are, or how many stand in one evaluation.
-SIDES = {"gen.fig1": 224, "gen.table1": 224, "cpl.fig10": 128}
-SIDES |= dict.fromkeys(("gen.table5", "gen.fig2", "gen.fig4", "gen.onewrong"), 64)
-BATCHES = dict.fromkeys(SIDES, 16) | {"gen.table2": 4, "gen.fig5": 8}
-BATCHES |= {"gen.table3": 16}
-# Mostly training, in batches of at least so many.
-BATCHES |= dict.fromkeys(("dlg.c6-noise", "dlg.c7-precision", "dlg.c8-pruning"), 32)
-BATCHES |= dict.fromkeys(("dlg.w4-overclaim", "dlg.c9-untrained"), 32)
-CAFE_BATCH = 40
 
 
 # What can be wrong with a study: each check returns sentences, none where all is well.
@@ -232,40 +221,23 @@ def test_a_broken_grid_is_found(check: Any, study: Study, says: str) -> None:
 
 def hours(all_studies: Iterable[Study]) -> float:
     """Return what the paper profile takes on one core."""
-    return sum(seconds for study in all_studies for _, seconds in _costs(study)) / 3600
+    seconds = (study.seconds(cell) * study.trials["paper"] for study, cell in _all(all_studies))
+    return sum(seconds) / 3600
 
 
-def gpu_minutes(all_studies: Iterable[Study]) -> float:
-    """Return what the paper profile takes on an H200, by how much stands in one evaluation."""
-    return sum(
-        seconds / (MANY if _pixels(study, cell) >= MUCH else FEW) / 60
-        for study in all_studies
-        for cell, seconds in _costs(study)
-    )
-
-
-def _costs(study: Study) -> list[tuple[Cell, float]]:
-    return [(cell, study.seconds(cell) * study.trials["paper"]) for cell in study.cells]
-
-
-def _pixels(study: Study, cell: Cell) -> int:
-    side = int(cell.get("resolution", SIDES.get(study.id, 32)))
-    if study.prefix == "cpl" and cell.get("dummies") != "all":
-        return side**2  # one dummy for the whole batch
-    if study.prefix == "cafe":
-        return side**2 * (1 if cell.get("batch") == 1 else CAFE_BATCH)
-    return side**2 * int(cell.get("batch", BATCHES.get(study.id, 1)))
+def _all(all_studies: Iterable[Study]) -> Iterator[tuple[Study, Cell]]:
+    return ((study, cell) for study in all_studies for cell in study.cells)
 
 
 def test_everything_fits_the_budget_on_two_cores_and_on_a_gpu() -> None:
     assert 8 < hours(STUDIES.values()) <= HOURS
-    assert gpu_minutes(STUDIES.values()) <= GPU_MINUTES
+    assert hours(STUDIES.values()) / GPU * 60 <= GPU_MINUTES
 
 
 def test_more_trials_would_not_fit() -> None:
     more = [replace(s, trials={**s.trials, "paper": 2 * s.trials["paper"]}) for s in PUBLISHED]
     assert hours(more) > HOURS
-    assert gpu_minutes(more) > GPU_MINUTES
+    assert hours(more) / GPU * 60 > GPU_MINUTES
 
 
 @pytest.mark.parametrize("study", STUDIES.values(), ids=lambda study: study.id)
