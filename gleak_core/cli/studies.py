@@ -161,6 +161,8 @@ def _progress() -> "Iterator[Callable[[Event], None]]":
 def _conclude(outcomes: "Sequence[Outcome]") -> None:
     for outcome in outcomes:
         typer.echo(f"{outcome.study}: {outcome.rows} new rows")
+        for words in outcome.left_out:
+            typer.echo(f"gleak: {words}", err=True)
     failures = [words for outcome in outcomes for words in outcome.failures]
     for words in failures:
         typer.echo(f"gleak: {words}", err=True)

@@ -10,7 +10,14 @@ from gleak_core.studies.cost import (
     lenet_seconds,
     share_of_training,
 )
-from gleak_core.studies.dlg_attacks import batches, deeper, filmstrip, known_labels, sizes
+from gleak_core.studies.dlg_attacks import (
+    batches,
+    data_sets,
+    deeper,
+    filmstrip,
+    known_labels,
+    sizes,
+)
 from gleak_core.studies.dlg_defences import STAGES, TOLD, defended, while_training
 from gleak_core.studies.dlg_doubts import lockstep, prior_knowledge, threat
 from gleak_core.studies.dlg_text import sentence
@@ -165,7 +172,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "dlg.c1-datasets",
-        measure=filmstrip,
+        measure=data_sets,
         reads=_named,
         block=_BLOCK,
         cells=grid(dataset=_DATASETS, start=_STARTS),

@@ -8,7 +8,7 @@ import torch
 
 from gleak_core import attacks, clients, labels, metrics, models
 from gleak_core.data import Batch
-from gleak_core.observation import Observation
+from gleak_core.observation import Observation, Reconstruction
 from gleak_core.studies.study import Cell, Row
 from gleak_core.studies.trials import (
     BUDGET,
@@ -24,7 +24,7 @@ from gleak_core.studies.trials import (
     published,
 )
 
-__all__ = ["batches", "deeper", "filmstrip", "known_labels", "sizes"]
+__all__ = ["batches", "data_sets", "deeper", "filmstrip", "known_labels", "sizes"]
 
 JUDGED = 8  # pictures of a batch that count as a trial each
 # Weights by name, with the gradient distance (a share of ‖∇W‖²) at which an attack may end: with
@@ -41,6 +41,15 @@ TV: Mapping[int, float] = {32: 0.01, 64: 0.01, 128: 0.01}
 
 def filmstrip(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """DLG as published on single pictures; the start, the weights and the network vary."""
+    yield from _published(cell, seeds, device, "iterations", "mse", "success_rate")
+
+
+def data_sets(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
+    """The same on several data sets."""
+    yield from _published(cell, seeds, device, "mse", "success_rate")
+
+
+def _published(cell: Cell, seeds: Sequence[int], device: str, *measures: str) -> Iterator[Row]:
     how, stop = WEIGHTS[str(cell.get("weights", "U(±½)"))]
     options = {
         **how,
@@ -52,7 +61,7 @@ def filmstrip(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         found = attacks.dlg(
             seen, **published(start=_start(cell, some, batch), stop=stop, seed=number)
         )
-        yield from attempts(found, batch, budget=ITERATIONS, per=INNER)
+        yield from attempts(found, batch, *measures, budget=ITERATIONS, per=INNER)
 
 
 def known_labels(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -89,7 +98,7 @@ def deeper(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         seen = clients.fedsgd(net.to(device), batch.to(device))
         start = begin("uniform", [number], batch.images.shape[1:], batch=len(batch))
         found = attacks.dlg(seen, **ours(steps=ITERATIONS, start=start, seed=number))
-        yield from _judged(found, batch, some, cell, per=1, budget=ITERATIONS)
+        yield from _judged(found, batch, some, cell, "success_rate", "psnr")
 
 
 def batches(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -107,7 +116,8 @@ def batches(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
             seen,
             **ours(steps=steps, start=start, penalties=_prior(cell, SIDE), seed=number),
         )
-        yield from _judged(found, batch, some, cell, per=INNER, budget=steps // INNER)
+        measures = ("success_rate", "iterations", "mse")
+        yield from _judged(found, batch, some, cell, *measures, per=INNER, budget=steps // INNER)
 
 
 def sizes(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -127,7 +137,7 @@ def sizes(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
                 seed=number,
             ),
         )
-        yield from attempts(found, batch, budget=steps, per=1)
+        yield from attempts(found, batch, "success_rate", "mse")
 
 
 def _seen(
@@ -159,7 +169,13 @@ def _all(cell: Cell, number: int) -> range:
 
 
 def _judged(
-    found: Any, batch: Batch, seeds: Sequence[int], cell: Cell, *, per: int, budget: int
+    found: Reconstruction,
+    batch: Batch,
+    seeds: Sequence[int],
+    cell: Cell,
+    *measures: str,
+    budget: int = 1,
+    per: int = 1,
 ) -> Iterator[Row]:
     """Yield a row for each picture of a batch that stands for a seed."""
     score = metrics.score(found, batch)
@@ -174,6 +190,6 @@ def _judged(
         status=found.status * len(batch),
         evaluations=found.evaluations.expand(len(batch)),
     )
-    rows = list(attempts(whole, batch, budget=budget, per=per))
+    rows = list(attempts(whole, batch, *measures, budget=budget, per=per))
     judged = min(JUDGED, int(cell["batch"]))
     yield from (rows[seed % judged] for seed in seeds)

@@ -9,7 +9,7 @@ from gleak_core.data import Batch
 from gleak_core.defences import Defence
 from gleak_core.errors import GleakError
 from gleak_core.studies.study import Cell, Row
-from gleak_core.studies.trials import BUDGET, INNER, SIDE, attempts, begin, groups, ours, pictures
+from gleak_core.studies.trials import SIDE, attempts, begin, groups, ours, pictures
 
 __all__ = ["STAGES", "defended", "while_training"]
 
@@ -45,7 +45,7 @@ def defended(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
                 seed=number,
             ),
         )
-        rows = attempts(found, batch, budget=BUDGET // INNER, per=INNER)
+        rows = attempts(found, batch, "success_rate")
         for seed, row in zip(those, rows, strict=True):
             training = seed // TOLD
             accuracy = _accuracy(_words(cell), training, device, guard, feedback)
@@ -63,7 +63,7 @@ def while_training(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Ro
         seen = clients.fedsgd(net.to(device), batch.to(device), each=True)
         start = begin("uniform", those, batch.images.shape[1:])
         found = attacks.dlg(seen, **ours(start=start, seed=number))
-        yield from attempts(found, batch, budget=BUDGET // INNER, per=INNER)
+        yield from attempts(found, batch, "success_rate", "mse")
 
 
 def _guard(cell: Cell) -> Defence:

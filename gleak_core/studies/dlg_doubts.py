@@ -42,7 +42,7 @@ def threat(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         seen = replace(seen, rounds=(Round(message, held),))
         start = begin("uniform", those, batch.images.shape[1:])
         found = attacks.dlg(seen, **ours(start=start, seed=number))
-        yield from attempts(found, batch, budget=BUDGET // INNER, per=INNER)
+        yield from attempts(found, batch, "success_rate", "psnr")
 
 
 def _overheard(kind: str, batch: Batch, number: int, device: str) -> tuple[Observation, Weights]:
@@ -192,7 +192,7 @@ def prior_knowledge(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[R
             start = begin("uniform", those, batch.images.shape[1:])
             found = attacks.dlg(seen, **ours(start=start, seed=number))
             said = _brightness(found.images[:, 0].clamp(0, 1).cpu()) > level
-            rows = attempts(found, batch, budget=BUDGET // INNER, per=INNER)
+            rows = attempts(found, batch, "success_rate")
         else:
             said = _inferred(net, others, level, seen, device)
             rows = [{"success_rate": 0.0, "status": "solved", "evaluations": 1} for _ in those]

@@ -109,6 +109,8 @@ class Outcome:
     study: str
     rows: int = 0
     failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """What was not measured, and need not be: optional cells whose data set is not here."""
 
 
 def plan(
@@ -191,8 +193,13 @@ def _carry_out(
     outcome, broken = Outcome(study.id), set[str]()
     assert study.measure is not None
     absent = {one.key: inputs.lacking(one.inputs) for one in plans if one.missing}
+    needed = {one.key for one in plans if not study.spares(one.cell)}
     for name in sorted({name for names in absent.values() for name in names}):
-        outcome.failures.append(f"{study.id}: {shelf.missing(data.info(name), data_home())}")
+        says = f"{study.id}: {shelf.missing(data.info(name), data_home())}"
+        if any(name in names and key in needed for key, names in absent.items()):
+            outcome.failures.append(says)
+        else:
+            outcome.left_out.append(f"{says}; its cells are left out")
     broken |= {key for key, names in absent.items() if names}
     owned = [
         (one, seeds)

@@ -223,14 +223,20 @@ def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tu
     met = sum(finding.met for finding in findings)
     why = f"{met} of {len(findings)} rules are met"
     sizes = rows.groupby("key").size()
-    if len(sizes) < len(study.cells):
+    there = {tuple(word(row[k]) for k in study.keys) for row in rows.to_dict("records")}
+    gaps = [c for c in study.cells if tuple(word(c[k]) for k in study.keys) not in there]
+    if any(not study.spares(cell) for cell in gaps):
         return "not yet run", f"only {len(sizes)} of {len(study.cells)} cells are measured"
+    absent = sorted({str(cell[name]) for cell in gaps for name in study.optional})
+    if absent:
+        were = "was" if len(absent) == 1 else "were"
+        why = f"{why}, without {' and '.join(absent)}, which {were} not at hand"
     if sizes.min() < ENOUGH:
         few = f"{why}, with {sizes.min()} trials in a cell: {ENOUGH} are asked for"
         return "partly" if met else "not yet run", few
     if met == 0:
         return "not reproduced", why
-    return "partly" if met < len(findings) else "reproduced", why
+    return "partly" if absent or met < len(findings) else "reproduced", why
 
 
 def _mixed(study: Study, rows: Frame, folder: Path) -> str:

@@ -90,6 +90,10 @@ class Study:
         """Return the cells of a profile."""
         return self.reduced.get(choose("profile", profile, PROFILES), self.cells)
 
+    def spares(self, cell: Cell) -> bool:
+        """Say whether a cell may be missing: its data set is one that not everybody has."""
+        return any(cell.get(name) in values for name, values in self.optional.items())
+
     def blocks(self, seeds: Sequence[int]) -> list[tuple[int, ...]]:
         """Split seeds into what is measured in one go: as even as can be."""
         if not seeds:

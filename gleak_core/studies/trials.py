@@ -82,23 +82,26 @@ def begin(start: str, seeds: Sequence[int], shape: Sequence[int], *, batch: int 
     return torch.cat([starts.make(start, (1, batch, *shape), seed=seed) for seed in seeds])
 
 
-def attempts(found: Reconstruction, batch: Batch, *, budget: int, per: int) -> Iterator[Row]:
-    """Yield a row for each trial of one picture: how close it came, and how soon it leaked.
+def attempts(
+    found: Reconstruction, batch: Batch, *measures: str, budget: int = 1, per: int = 1
+) -> Iterator[Row]:
+    """Yield a row for each trial of one picture: how close it came, or how soon it leaked.
 
-    An iteration is `per` evaluations; a picture that never leaked counts as `budget` + 1.
+    The measures are "mse", "psnr", "success_rate" and "iterations". An iteration is `per`
+    evaluations; a picture that never leaked counts as `budget` + 1.
     """
     score = metrics.score(found, batch)
     soon = leaked(found, batch)
     for t, status in enumerate(found.status):
         never = soon[t] < 0 or soon[t] > budget * per
-        yield {
+        row = {
             "mse": float(score.mse[t, 0]),
             "psnr": float(score.psnr[t, 0].clamp(max=metrics.PSNR_CAP)),
             "success_rate": float(score.mse[t, 0] < metrics.THRESHOLD),
             "iterations": budget + 1 if never else -(-soon[t] // per),
-            "status": status,
-            "evaluations": int(found.evaluations[t]),
         }
+        known = {"status": status, "evaluations": int(found.evaluations[t])}
+        yield {measure: row[measure] for measure in measures} | known
 
 
 def leaked(found: Reconstruction, batch: Batch) -> list[int]:
