@@ -37,9 +37,9 @@ $(STAMP):
 	@echo 'setting up .venv (PyTorch and its friends: about a minute with uv, several without)'
 	@touch .venv/.unfinished
 	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5' 2>/dev/null \
-	   && VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip install --quiet -c constraints.txt -e '.[book,test,fast]'; } \
+	   && VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip install --quiet -c constraints.txt -e '.[book,test,fast,text]'; } \
 	|| { echo 'uv did not manage: once more with pip' >&2; \
-	     $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test,fast]'; } \
+	     $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test,fast,text]'; } \
 	|| { echo 'the set-up did not finish: see the line above, then run the same command again' >&2; exit 1; }
 	@$(BIN)/python -c 'import torch, torchvision, gleak_core'
 	@rm -f .venv/.unfinished .venv/.ready-*; touch $@

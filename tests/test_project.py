@@ -80,7 +80,7 @@ def test_the_conda_environment_is_thin() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert {re.split(r"[<>=]", name)[0] for name in conda} == {"python", "pip"}
-    assert pip == {"pip": ["-c constraints.txt", "-e .[book,test,fast]"]}
+    assert pip == {"pip": ["-c constraints.txt", "-e .[book,test,fast,text]"]}
 
 
 def test_one_version_everywhere() -> None:

@@ -18,7 +18,7 @@ from gleak_core.studies.dlg_attacks import (
     known_labels,
     sizes,
 )
-from gleak_core.studies.dlg_defences import STAGES, TOLD, defended, while_training
+from gleak_core.studies.dlg_defences import STAGES, TOLD, defended, pruned, while_training
 from gleak_core.studies.dlg_doubts import lockstep, prior_knowledge, threat
 from gleak_core.studies.dlg_text import sentence
 from gleak_core.studies.study import Cell, Study, declared, grid
@@ -290,7 +290,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "dlg.c8-pruning",
-        measure=defended,
+        measure=pruned,
         reads=("cifar10",),
         block=_BLOCK,
         cells=grid(pruned=(0, 1, 10, 20, 30, 50, 70, 90), attacker=_ATTACKERS[:1])
