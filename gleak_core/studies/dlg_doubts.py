@@ -142,13 +142,22 @@ def _in_turns(
     for turn in range(2 * BUDGET // INNER):
         moves = torch.zeros(z.shape[1], device=z.device)
         moves[turn % 2 * half :][:half] = 1
-        method = solvers.method("lbfgs", steps=INNER, rate=1.0)
-        step = solvers.minimise(
-            _Turn(match, moves), z, method, steps=INNER, every=0, stop=enough, width=len(z)
-        )
-        z, loss, spent = step.z, step.loss.cpu(), spent + step.evaluations.cpu()
-        if bool((loss < enough).all()):
+        on = (~(loss < enough)).nonzero()[:, 0]  # who is solved stands still
+        if not len(on):
             break
+        here = on.to(z.device)
+        method = solvers.method("lbfgs", steps=INNER - 1, rate=1.0)  # and one evaluation to begin
+        step = solvers.minimise(
+            _Turn(match.compact(on), moves),
+            z[here],
+            method,
+            steps=INNER - 1,
+            every=0,
+            stop=enough[on],
+            width=len(on),
+        )
+        z[here], loss[on] = step.z, step.loss.cpu().to(loss)
+        spent[on] += step.evaluations.cpu()
     status = ["solved" if good else "failed" for good in (loss < enough).tolist()]
     return match.dummies.images(z), spent.tolist(), status
 

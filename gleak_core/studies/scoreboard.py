@@ -227,14 +227,17 @@ def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tu
     gaps = [c for c in study.cells if tuple(word(c[k]) for k in study.keys) not in there]
     if any(not study.spares(cell) for cell in gaps):
         return "not yet run", f"only {len(sizes)} of {len(study.cells)} cells are measured"
-    absent = sorted({str(cell[name]) for cell in gaps for name in study.optional})
+    absent = sorted({
+        str(cell[name]) for cell in gaps for name, values in study.optional.items()
+        if cell[name] in values
+    })  # fmt: skip
     if absent:
         were = "was" if len(absent) == 1 else "were"
         why = f"{why}, without {' and '.join(absent)}, which {were} not at hand"
     if sizes.min() < ENOUGH:
         few = f"{why}, with {sizes.min()} trials in a cell: {ENOUGH} are asked for"
         return "partly" if met else "not yet run", few
-    if met == 0:
+    if met == 0 and not absent:  # what is absent meets no rule
         return "not reproduced", why
     return "partly" if absent or met < len(findings) else "reproduced", why
 

@@ -56,7 +56,7 @@ class Study:
     reduced: Mapping[str, tuple[Cell, ...]] = field(default_factory=dict)
     reads: Callable[[Cell], Sequence[str]] | None = None
     reading: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional: Mapping[str, tuple[str | int | float | bool, ...]] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
     chapter: str = ""
 
@@ -67,6 +67,8 @@ class Study:
             raise ValueError(f"{self.id} needs trials for {', '.join(PROFILES)}, and block ≥ 1")
         if unknown := sorted(set(self.reading) - set(self.keys)):
             raise ValueError(f"{self.id} reads {', '.join(unknown)}, which its cells lack")
+        if unknown := sorted(set(self.optional) - set(self.keys)):
+            raise ValueError(f"{self.id} may lack {', '.join(unknown)}, which no cell names")
         for profile in PROFILES:
             seen = set()
             for cell in self.grid(profile):
@@ -118,7 +120,7 @@ def declared(
     block: int = 25,
     reading: Mapping[str, str | int | float | bool] | None = None,
     paper: int = 20,
-    optional: Mapping[str, tuple[str, ...]] | None = None,
+    optional: Mapping[str, tuple[str | int | float | bool, ...]] | None = None,
     deviations: tuple[str, ...] = (),
 ) -> Study:
     """Return the study of a published result, under its title, metrics and chapter.

@@ -1,7 +1,8 @@
 """What studies of single pictures share: which picture, network and start a seed stands for.
 
-Twenty neighbouring seeds share a network, so that they can be attacked side by side; which of them
-come in one block makes no difference.
+Twenty neighbouring seeds share a network, so that they can be attacked side by side. A seed means
+the same in every block; with fewer than four trials another evaluator adds in another order, and
+an optimiser that diverges shows it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -101,6 +101,24 @@ def test_data_that_is_not_here_is_one_sentence_and_no_table(
     assert not (tmp_path / "toy" / "table2.csv").exists()
 
 
+def test_an_optional_cell_without_its_data_is_left_out_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLEAK_DATA", str(tmp_path / "none"))
+    cells = [{"dataset": name, "a": 1} for name in ("faces", "imagenet", "svhn")]
+    study = toy.toy(cells=cells, optional={"dataset": ("svhn", "mnist")})
+    outcome = run(study, tmp_path)
+    assert outcome.rows == 6
+    [failure], [left_out] = outcome.failures, outcome.left_out
+    assert failure.startswith("toy.table1: there is no data set imagenet in ")
+    assert left_out.startswith("toy.table1: there is no data set svhn in ")
+    assert left_out.endswith("; its cells are left out")
+    # A data set that another cell needs is lacking, whoever could do without it.
+    both = [{"dataset": "svhn", "a": a} for a in (1, 2)]
+    outcome = run(toy.toy(cells=both, id="toy.table2", optional={"a": (2,)}), tmp_path)
+    assert (len(outcome.failures), outcome.left_out) == (1, [])
+
+
 def test_a_cell_that_failed_keeps_its_old_rows(tmp_path: Path) -> None:
     run(toy.toy(), tmp_path)
     outcome = run(toy.toy(toy.break_at_two), tmp_path)

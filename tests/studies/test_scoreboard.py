@@ -86,6 +86,26 @@ def test_a_grid_with_gaps_is_not_yet_run(board, tmp_path: Path) -> None:
     assert (line.verdict, line.why) == ("not yet run", "only 2 of 3 cells are measured")
 
 
+def test_what_need_not_be_there_caps_the_verdict(board, tmp_path: Path) -> None:
+    """A cell whose data set not everybody has: without it a result is reproduced in part."""
+    board()
+    [needed] = studies.STUDIES.values()
+    whole = replace(needed, optional={"a": (3,)})
+    some = (replace(RULES[0], where={"a": (1, 2)}), RULES[1])
+
+    def judged(folder: str, *there: int) -> tuple[str, str]:
+        board(replace(whole, cells=tuple({"a": a} for a in there)))
+        measure(tmp_path / folder)
+        board(whole, some)
+        line = scoreboard.line("toy.table1", folder=tmp_path / folder)
+        return line.verdict, line.why
+
+    told = "2 of 2 rules are met, without 3, which was not at hand"
+    assert judged("without", 1, 2) == ("partly", told)
+    assert judged("gap", 1, 3) == ("not yet run", "only 2 of 3 cells are measured")
+    assert judged("whole", 1, 2, 3) == ("reproduced", "2 of 2 rules are met")
+
+
 def test_few_trials_are_not_called_reproduced(board, tmp_path: Path) -> None:
     board()
     measure(tmp_path, trials=19)
