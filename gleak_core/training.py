@@ -91,7 +91,7 @@ def train(
                 speed[n] = momentum * speed[n] + sent[n].mean(0) + decay * weights[n]
                 weights[n] = weights[n] - now * speed[n]
             done += 1
-        if not math.isfinite(total):
+        if not (math.isfinite(total) and all(bool(weights[n].isfinite().all()) for n in trainable)):
             raise GleakError(
                 f"the training has diverged in epoch {epoch}: use a rate= below {rate:g}"
             )

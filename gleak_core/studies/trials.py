@@ -8,7 +8,7 @@ an optimiser that diverges shows it.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from gleak_core.attacks import Options
 from gleak_core.data import Batch
 from gleak_core.observation import Reconstruction
 from gleak_core.studies.batches import DATASETS
-from gleak_core.studies.study import Row
 
 __all__ = [
     "BUDGET",
@@ -85,7 +84,7 @@ def begin(start: str, seeds: Sequence[int], shape: Sequence[int], *, batch: int 
 
 def attempts(
     found: Reconstruction, batch: Batch, *measures: str, budget: int = 1, per: int = 1
-) -> Iterator[Row]:
+) -> Iterator[dict[str, Any]]:
     """Yield a row for each trial of one picture: how close it came, or how soon it leaked.
 
     The measures are "mse", "psnr", "success_rate" and "iterations". An iteration is `per`
