@@ -32,6 +32,7 @@ __all__ = [
     "curves",
     "escape",
     "filmstrip",
+    "intervals",
     "loss_curves",
     "paper_table",
     "render",
@@ -256,6 +257,57 @@ def loss_curves(found: Mapping[str, Reconstruction], *, alt: str, caption: str =
     return curves(
         series, alt=alt, xlabel="step", ylabel="gradient distance", log=True, caption=caption
     )
+
+
+def intervals(
+    frame: pd.DataFrame,
+    x: str,
+    *,
+    alt: str,
+    xlabel: str,
+    ylabel: str,
+    by: str = "",
+    log: bool = False,
+    caption: str = "",
+) -> Figure:
+    """Draw measured cells with their intervals: `ours` between `low` and `high` at each `x`.
+
+    `by` names a column whose values get a colour, a marker and a dash each. Values of `x` that are
+    not numbers stand side by side in their order; `log` spaces numbers by their logarithm.
+    """
+    if lacking := [name for name in (x, by, "ours", "low", "high") if name and name not in frame]:
+        raise ValueError(f"the frame lacks {', '.join(lacking)}: it has {', '.join(frame)}")
+    if frame.empty:
+        raise ValueError("there is nothing to draw: the frame has no rows")
+    numbers = pd.api.types.is_numeric_dtype(frame[x])
+    places = {value: i for i, value in enumerate(frame[x].unique())}
+    groups = list(frame.groupby(by, sort=False)) if by else [("", frame)]
+
+    def draw(figure: matplotlib.figure.Figure) -> None:
+        figure.set_size_inches(7, 3.6)
+        axis = figure.subplots()
+        for i, (name, some) in enumerate(groups):
+            apart = 0 if numbers else 0.16 * (i - (len(groups) - 1) / 2)
+            xs = [value if numbers else places[value] + apart for value in some[x]]
+            ours, low, high = (some[c].to_numpy(dtype=float) for c in ("ours", "low", "high"))
+            axis.errorbar(
+                xs,
+                ours,
+                yerr=np.abs([ours - low, high - ours]),
+                color=PALETTE[i % len(PALETTE)],
+                linestyle=_DASHES[i % len(_DASHES)] if numbers else "none",
+                marker=_MARKERS[i % len(_MARKERS)],
+                markersize=6,
+                capsize=3,
+                label=str(name),
+            )
+        axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+        if not numbers:
+            axis.set_xticks(range(len(places)), [str(value) for value in places])
+        if by:
+            axis.legend(title=by.replace("_", " "))
+
+    return render(draw, alt, caption)
 
 
 def table(frame: pd.DataFrame, *, caption: str, digits: int = 3) -> Table:

@@ -1,11 +1,17 @@
 """Shared by all tests: a small private batch and a small network, in float64."""
 
+import signal
+
 import pytest
 from support import random_batch
 from torch import nn
 
 from gleak_core import models
 from gleak_core.data import Batch
+
+# Started in the background of a shell, Ctrl-C is ignored, and tests that send it would wait.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import html.parser
 import io
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,3 +140,27 @@ def test_saving_is_whole_or_not_at_all(tmp_path) -> None:
     path = figure.save(tmp_path / "out" / "a.png")
     assert path.read_bytes() == figure.png
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+def cells(x: list) -> pd.DataFrame:
+    n = len(x)
+    return pd.DataFrame(
+        {"x": x, "kind": ["a", "b"] * (n // 2), "ours": [0.5] * n, "low": [0.4] * n, "high": 0.7}
+    )
+
+
+@pytest.mark.parametrize("x", [[0.1, 0.1, 1.0, 1.0], ["none", "none", "half", "half"]])
+def test_intervals_are_drawn_over_numbers_and_over_names(x: list) -> None:
+    options: Any = {"alt": "Two series.", "xlabel": "x", "ylabel": "y"}
+    whole = figures.intervals(cells(x), "x", by="kind", **options)
+    narrow = figures.intervals(cells(x).assign(low=0.5, high=0.5), "x", by="kind", **options)
+    assert whole.png != narrow.png
+    assert whole.png == figures.intervals(cells(x), "x", by="kind", **options).png
+
+
+def test_intervals_refuse_what_cannot_be_drawn() -> None:
+    options: Any = {"alt": "Nothing.", "xlabel": "x", "ylabel": "y"}
+    with pytest.raises(ValueError, match="the frame lacks scale: it has x, kind, ours, low, high"):
+        figures.intervals(cells([1, 2]), "scale", **options)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        figures.intervals(cells([]), "x", **options)

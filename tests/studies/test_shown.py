@@ -1,0 +1,92 @@
+"""What chapters show of the records: every number from a row, and its origin beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import toy
+
+from gleak_core import papers, studies
+from gleak_core.papers import Cell, Headline, Metric, Result, Rule
+from gleak_core.studies import recorded, runner, scoreboard
+
+NAME = "toy.table1"
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A study of three cells of which two are printed; nothing is measured yet."""
+    metrics = {"value": Metric("value", "x", "higher", "mean")}
+    cells = tuple(Cell({"a": a}, {"value": 100.0 * a}) for a in (1, 2))
+    rules = (Rule("It is near print", "close", "value", {}, within=20.0),)
+    result = Result(NAME, "A table", "Table 1", "Numbers.", ("a",), (), (), (), cells,
+                    Headline("value", {"a": 2}), metrics, rules, {})  # fmt: skip
+    study = toy.toy(trials={"smoke": 2, "quick": 3, "paper": 20}, block=10)
+    monkeypatch.setattr(studies, "STUDIES", {NAME: study})
+    monkeypatch.setattr(papers, "find", lambda name: result)
+    monkeypatch.setattr(papers, "ids", lambda: (NAME,))
+    line = scoreboard.line
+    monkeypatch.setattr(scoreboard, "line", lambda name: line(name, folder=tmp_path))
+    return tmp_path
+
+
+def measure(folder: Path, **options: Any) -> None:
+    runner.run([*studies.STUDIES.values()], device="cpu", folder=folder, **options)
+
+
+def test_a_table_has_a_row_for_each_cell_and_says_where_it_comes_from(shown: Path) -> None:
+    measure(shown)
+    table = recorded.table(NAME, caption="Values.")
+    assert table.columns == ("a", "published value (x)", "value (x)", "n", "not solved")
+    assert [row[0] for row in table.rows] == ["1", "2", "3"]
+    assert table.rows[1][1] == "200"
+    assert table.rows[1][2].startswith("210 [")  # the mean of 200 … 219 is 209.5
+    assert table.rows[2][1] == "—"
+    assert [row[3] for row in table.rows] == ["20"] * 3
+    assert table.caption.startswith(
+        "Values. Medians, means or rates with 95 % intervals; 60 trials"
+    )
+    assert "profile paper" in table.caption
+
+
+def test_cells_can_be_chosen_by_one_value_or_several(shown: Path) -> None:
+    measure(shown)
+    assert recorded.cells(NAME, a=2)["ours"].tolist() == [209.5]
+    chosen = recorded.cells(NAME, a=(1, 3))
+    assert chosen["a"].tolist() == [1, 3]
+    assert [*chosen["low"]] < [*chosen["ours"]]
+    assert [*chosen["ours"]] < [*chosen["high"]]
+    with pytest.raises(ValueError, match=r"toy\.table1 has no key 'b': choose among a"):
+        recorded.cells(NAME, b=1)
+
+
+def test_a_key_with_one_value_has_no_column(shown: Path) -> None:
+    measure(shown)
+    assert "a" not in recorded.table(NAME, caption="One.", a=2).columns
+    assert "a" not in recorded.table(NAME, caption="All.", drop=("a",)).columns
+
+
+def test_what_is_not_measured_says_how_it_would_be(shown: Path) -> None:
+    table = recorded.table(NAME, caption="Values.")
+    assert table.rows == (("not yet run: `gleak study toy.table1` measures it",),)
+    assert recorded.cells(NAME).empty
+    assert "not yet run" in recorded.verdict(NAME)
+    assert recorded.source(scoreboard.line(NAME)).startswith("Not yet run")
+
+
+def test_a_verdict_names_each_rule(shown: Path) -> None:
+    measure(shown)
+    first, rule = recorded.verdict(NAME).splitlines()
+    assert first == "toy.table1: reproduced (1 of 1 rules are met)"
+    assert rule.startswith("  ✓ It is near print: 2 of 2 cells")
+
+
+def test_failures_are_counted_and_gaps_are_shown(
+    shown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = toy.toy(toy.not_finite, trials={"smoke": 2, "quick": 3, "paper": 20}, block=10)
+    monkeypatch.setattr(studies, "STUDIES", {NAME: bad})
+    measure(shown)
+    table = recorded.table(NAME, caption="Values.")
+    assert {row[2] for row in table.rows} == {"—"}
+    assert {row[4] for row in table.rows} == {"20"}
