@@ -20,6 +20,7 @@ __all__ = ["LBFGS"]
 
 _ARMIJO = 1e-4
 _PATIENCE = 8  # rejected steps in a row before the history is thrown away
+_FLAT = 1e-7  # the tolerance_grad of torch.optim.LBFGS
 _CURVED = 1e-6  # a pair must have sᵀy above this share of ‖s‖‖y‖
 
 
@@ -89,11 +90,16 @@ class LBFGS:
         if self.rule == "none":
             # As torch.optim.LBFGS: full steps for ever; a trial that blew up stays where it was.
             lower = finite & (value < state["lowest"])
+            # Where saturated sigmoids leave no slope, that optimiser stands still for ever; so
+            # does a full step that moves nothing, as it brings no new pair either.
+            flat = state["g"].abs().amax(1) <= _FLAT
+            flat |= finite & (t == self.rate) & (moved == z).all(1)
             return dict(
                 state,
                 d=direction,
                 t=torch.full_like(t, self.rate),
                 slope=downhill,
+                stalled=state["stalled"] | flat,
                 best=_where(lower, moved, state["best"]),
                 lowest=torch.where(lower, value, state["lowest"]),
                 finite=state["finite"] & finite,

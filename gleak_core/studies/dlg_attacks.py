@@ -22,6 +22,7 @@ from gleak_core.studies.trials import (
     ours,
     pictures,
     published,
+    side_by_side,
 )
 
 __all__ = ["batches", "data_sets", "deeper", "filmstrip", "known_labels", "sizes"]
@@ -35,6 +36,10 @@ WEIGHTS: Mapping[str, tuple[Mapping[str, Any], float]] = {
     "PyTorch's default": ({"init": "pytorch"}, 1e-12),
 }
 RANGES = {"N(0,1)": "normal", "U(0,1)": "uniform"}
+NARROW = 12  # channels of DLG's LeNet
+ABREAST = 40  # trials of a batch that share a network, their batches attacked side by side
+# Evaluations and history of L-BFGS by the side of a picture: a larger one costs more of each.
+EFFORT: Mapping[int, tuple[int, int]] = {32: (BUDGET, 40), 64: (BUDGET, 20), 128: (1600, 20)}
 # TV as a mean, found by trial on other seeds, so that the picture stays sharp.
 TV: Mapping[int, float] = {32: 0.01, 64: 0.01, 128: 0.01}
 
@@ -74,7 +79,9 @@ def known_labels(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]
                 yield {"accuracy": 100.0 * good, "status": "solved", "evaluations": 1}
             continue
         start = _start(cell, some, batch)
-        found = attacks.dlg(seen, **published(start=start, stop=CLOSE, seed=number))
+        # Half of DLG's budget: the label is settled early, in fewer steps than the picture.
+        steps = ITERATIONS // 2 * INNER
+        found = attacks.dlg(seen, **published(start=start, steps=steps, stop=CLOSE, seed=number))
         assert found.labels is not None
         right = found.labels[:, 0].cpu() == batch.labels
         for t, good in enumerate(right.tolist()):
@@ -98,39 +105,43 @@ def deeper(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         seen = clients.fedsgd(net.to(device), batch.to(device))
         start = begin("uniform", [number], batch.images.shape[1:], batch=len(batch))
         found = attacks.dlg(seen, **ours(steps=ITERATIONS, start=start, seed=number))
-        yield from _judged(found, batch, some, cell, "success_rate", "psnr")
+        yield from _judged(found, 0, batch, some, cell, "success_rate", "psnr")
 
 
 def batches(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """The pictures of a batch, attacked together; a trial is one of them."""
-    wide = int(cell["width"]) > 12
+    wide = int(cell["width"]) > NARROW
     options = {"width": int(cell["width"]), "scale": 0.25 if wide else 0.5}
-    steps = BUDGET * int(cell["budget"]) // ITERATIONS
-    steps = steps // 2 if wide else steps
-    for number, some in _batches(cell, seeds):
-        batch = pictures("CIFAR-100", _all(cell, number), side=SIDE)
-        net = models.lenet(len(batch.classes), seed=number, **options)
-        seen = clients.fedsgd(net.to(device), batch.to(device))
-        start = begin("uniform", [number], batch.images.shape[1:], batch=len(batch))
+    budget = int(cell["budget"])
+    for number, those in groups(seeds, ABREAST):
+        parts = list(_batches(cell, those))
+        privates = [pictures("CIFAR-100", _all(cell, k), side=SIDE) for k, _ in parts]
+        net = models.lenet(len(privates[0].classes), seed=number, **options).to(device)
+        seen = side_by_side([clients.fedsgd(net, batch.to(device)) for batch in privates])
+        start = begin(
+            "uniform", [k for k, _ in parts], privates[0].images.shape[1:], batch=len(privates[0])
+        )
         found = attacks.dlg(
             seen,
-            **ours(steps=steps, start=start, penalties=_prior(cell, SIDE), seed=number),
+            **ours(steps=budget * INNER, start=start, penalties=_prior(cell, SIDE), seed=number),
         )
-        measures = ("success_rate", "iterations", "mse")
-        yield from _judged(found, batch, some, cell, *measures, per=INNER, budget=steps // INNER)
+        for t, (batch, (_, some)) in enumerate(zip(privates, parts, strict=True)):
+            measures = ("success_rate", "iterations", "mse")
+            yield from _judged(found, t, batch, some, cell, *measures, per=INNER, budget=budget)
 
 
 def sizes(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Single pictures of LFW at growing sizes."""
-    side, wide = int(cell["resolution"]), int(cell["width"]) > 12
+    side, wide = int(cell["resolution"]), int(cell["width"]) > NARROW
     options = {"width": int(cell["width"]), "scale": 0.25 if wide else 0.5}
-    steps = BUDGET // (4 if wide else 1)
+    steps, history = EFFORT[side]
     for number, some in groups(seeds):
         batch, seen = _seen("LFW", some, number, device, side=side, **options)
         found = attacks.dlg(
             seen,
             **ours(
-                steps=steps,
+                steps=steps // 4 if wide else steps,
+                history=history,
                 every=0,  # frames would fill the memory, and no iteration is asked for
                 start=begin("uniform", some, batch.images.shape[1:]),
                 penalties=_prior(cell, side),
@@ -170,6 +181,7 @@ def _all(cell: Cell, number: int) -> range:
 
 def _judged(
     found: Reconstruction,
+    trial: int,
     batch: Batch,
     seeds: Sequence[int],
     cell: Cell,
@@ -177,19 +189,31 @@ def _judged(
     budget: int = 1,
     per: int = 1,
 ) -> Iterator[Row]:
-    """Yield a row for each picture of a batch that stands for a seed."""
-    score = metrics.score(found, batch)
-    frames = found.history.frames[:, 0].clamp(0, 1)  # (F, B, C, H, W)
-    frames = frames[:, score.order[0].to(frames.device)]  # in the order of the private pictures
-    whole = replace(
+    """Yield a row for each picture of a trial's batch that stands for a seed."""
+    pictures, frames = found.images[trial], found.history.frames[:, trial].clamp(0, 1)
+    order = metrics.score(_rows(found, pictures[None], frames[:, None], trial), batch).order[0]
+    # The pictures of one trial become trials of one picture, in the order of the private ones.
+    whole = _rows(
         found,
-        images=found.images.transpose(0, 1)[score.order[0].to(found.images.device)],
-        history=replace(found.history, frames=frames[:, :, None]),
-        labels=None,
-        loss=found.loss.expand(len(batch)),
-        status=found.status * len(batch),
-        evaluations=found.evaluations.expand(len(batch)),
+        pictures[order.to(pictures.device)][:, None],  # (B, 1, C, H, W)
+        frames[:, order.to(frames.device)][:, :, None],  # (F, B, 1, C, H, W)
+        trial,
     )
     rows = list(attempts(whole, batch, *measures, budget=budget, per=per))
     judged = min(JUDGED, int(cell["batch"]))
     yield from (rows[seed % judged] for seed in seeds)
+
+
+def _rows(
+    found: Reconstruction, images: torch.Tensor, frames: torch.Tensor, trial: int
+) -> Reconstruction:
+    """Return some pictures of one trial as a reconstruction of its own."""
+    return replace(
+        found,
+        images=images,
+        history=replace(found.history, frames=frames),
+        labels=None,
+        loss=found.loss[trial].expand(len(images)),
+        status=found.status[trial : trial + 1] * len(images),
+        evaluations=found.evaluations[trial].expand(len(images)),
+    )

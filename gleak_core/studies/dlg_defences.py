@@ -32,7 +32,6 @@ PRECISIONS: dict[str, Callable[[], Defence]] = {
 def defended(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Our attack on defended gradients, and a training under the same defence."""
     guard = _guard(cell)
-    feedback = cell.get("feedback") == "on"
     for number, those in groups(seeds):
         batch = pictures("CIFAR-10", those, side=SIDE)
         net = models.lenet(CLASSES, seed=number).to(device)
@@ -47,9 +46,8 @@ def defended(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         )
         rows = attempts(found, batch, "success_rate")
         for seed, row in zip(those, rows, strict=True):
-            training = seed // TOLD
-            accuracy = _accuracy(_words(cell), training, device, guard, feedback)
-            cost = _accuracy("", training, device, defences.none(), False) - accuracy
+            accuracy = _accuracy(_training(cell), seed // TOLD, device)
+            cost = _accuracy((), seed // TOLD, device) - accuracy
             safe = 1 - row["success_rate"] if cost <= FREE else 0.0
             yield {**row, "test_accuracy": accuracy, "free_protection": safe}
 
@@ -74,41 +72,41 @@ def while_training(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Ro
 
 def _guard(cell: Cell) -> Defence:
     if "noise" in cell:
+        scale, length = float(cell["scale"]), float(cell.get("clip", 0))
+        if length:
+            return defences.dp(length, scale / length)
         kinds = {"Gaussian": defences.gaussian, "Laplacian": defences.laplacian}
-        return kinds[str(cell["noise"])](std=float(cell["scale"]))
+        return kinds[str(cell["noise"])](std=scale)
     if "precision" in cell:
         return PRECISIONS[str(cell["precision"])]()
-    return defences.prune(int(cell["pruned"]) / 100) if cell["pruned"] else defences.none()
+    return defences.prune(int(cell["pruned"]) / 100) if cell.get("pruned") else defences.none()
 
 
-def _words(cell: Cell) -> str:
-    """Name what a training depends on: no attack, and not a defence that does nothing."""
+def _training(cell: Cell) -> tuple[tuple[str, str | int | float | bool], ...]:
+    """Return what a training depends on: no attack, and nothing at all without a defence."""
     idle = cell.get("pruned") == 0 or cell.get("precision") == "single"
-    return "" if idle else ", ".join(f"{k} {v}" for k, v in cell.items() if k != "attacker")
+    return () if idle else tuple((k, v) for k, v in cell.items() if k != "attacker")
 
 
-# The trials of a group, the cells of two attackers and all baselines share their trainings.
-_TRAINED: dict[tuple[str, int, str], float] = {}
-
-
-def _accuracy(words: str, number: int, device: str, guard: Defence, feedback: bool) -> float:
+@functools.cache  # the trials of a group, two attackers and all baselines share their trainings
+def _accuracy(
+    items: tuple[tuple[str, str | int | float | bool], ...], number: int, device: str
+) -> float:
     """Return the test accuracy of a small CNN that was trained to the end under a defence."""
-    if (words, number, device) not in _TRAINED:
-        options: dict[str, Any] = {"activation": "relu", "init": "kaiming", "width": WIDTH}
-        net = models.lenet(CLASSES, seed=number, **options).to(device)
-        made = functools.partial(defences.ErrorFeedback, guard) if feedback else lambda: guard
-        train, test = _split()
-        try:
-            [end] = training.train(
-                net, train, test, epochs=EPOCHS, rate=RATE, defence=made, seed=number
-            )
-            _TRAINED[words, number, device] = end.accuracy
-        except GleakError:  # so much noise that nothing is left: no better than a guess
-            _TRAINED[words, number, device] = 100 / CLASSES
-    return _TRAINED[words, number, device]
+    cell = dict(items)
+    guard = _guard(cell)
+    feedback = cell.get("feedback") == "on"
+    made = functools.partial(defences.ErrorFeedback, guard) if feedback else lambda: guard
+    options: dict[str, Any] = {"activation": "relu", "init": "kaiming", "width": WIDTH}
+    net = models.lenet(CLASSES, seed=number, **options).to(device)
+    try:
+        [end] = training.train(net, *_split(), epochs=EPOCHS, rate=RATE, defence=made, seed=number)
+    except GleakError:  # so much noise that nothing is left: no better than a guess
+        return 100 / CLASSES
+    return end.accuracy
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _life(number: int, device: str) -> dict[int, dict[str, Any]]:
     """Return the weights of a network at the stages of its training."""
     net = models.lenet(CLASSES, seed=number).to(device)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,17 @@ from gleak_core.objectives import GradientMatch, some
 from gleak_core.observation import Observation, Round, Weights
 from gleak_core.pool import Objective
 from gleak_core.studies.study import Cell, Row
-from gleak_core.studies.trials import BUDGET, INNER, SIDE, attempts, begin, groups, ours, pictures
+from gleak_core.studies.trials import (
+    BUDGET,
+    INNER,
+    SIDE,
+    attempts,
+    begin,
+    groups,
+    ours,
+    pictures,
+    side_by_side,
+)
 
 __all__ = ["lockstep", "prior_knowledge", "threat"]
 
@@ -79,7 +90,7 @@ def lockstep(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     for number, those in groups(seeds):
         net = models.lenet(CLASSES, size=SMALL, scale=0.25, seed=number).to(device)
         pairs = [_pair(seed, same=cell["labels"] == "same") for seed in those]
-        seen = _stack([clients.fedsgd(net, pair.to(device)) for pair in pairs])
+        seen = side_by_side([clients.fedsgd(net, pair.to(device)) for pair in pairs])
         known = torch.stack([pair.labels for pair in pairs]).to(device)  # (T, 2)
         first = _starts(str(cell["starts"]), those, pairs[0].images.shape[1:])
         found, evaluations, statuses = _attack(str(cell["update"]), seen, known, first, number)
@@ -178,13 +189,6 @@ def _starts(kind: str, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.stack([two[:, 0], other], 1)
 
 
-def _stack(seen: Sequence[Observation]) -> Observation:
-    """Put observations on the same network side by side, as trials."""
-    first = seen[0]
-    update = {n: torch.cat([s.rounds[0].update[n] for s in seen]) for n in first.rounds[0].update}
-    return replace(first, rounds=(Round(update, first.rounds[0].weights),))
-
-
 # --- prior knowledge ----------------------------------------------------------------------------
 
 
@@ -227,6 +231,6 @@ def _inferred(
     return torch.as_tensor(learner.predict(_flat(seen)))
 
 
-def _flat(seen: Observation):
+def _flat(seen: Observation) -> np.ndarray:
     parts = [g.flatten(1) for g in seen.rounds[0].update.values()]
     return torch.cat(parts, 1).double().cpu().numpy()  # (T, number of weights)

@@ -16,7 +16,7 @@ from torch import Tensor
 from gleak_core import data, metrics, starts
 from gleak_core.attacks import Options
 from gleak_core.data import Batch
-from gleak_core.observation import Reconstruction
+from gleak_core.observation import Observation, Reconstruction, Round
 from gleak_core.studies.batches import DATASETS
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ours",
     "pictures",
     "published",
+    "side_by_side",
 ]
 
 SIDE = 32
@@ -80,6 +81,13 @@ def pictures(dataset: str, seeds: Sequence[int], *, side: int) -> Batch:
 def begin(start: str, seeds: Sequence[int], shape: Sequence[int], *, batch: int = 1) -> Tensor:
     """Return the first dummies (T, B, C, H, W) of an attack, a trial for each seed."""
     return torch.cat([starts.make(start, (1, batch, *shape), seed=seed) for seed in seeds])
+
+
+def side_by_side(seen: Sequence[Observation]) -> Observation:
+    """Put observations on the same network side by side, as trials."""
+    first = seen[0]
+    update = {n: torch.cat([s.rounds[0].update[n] for s in seen]) for n in first.rounds[0].update}
+    return replace(first, rounds=(Round(update, first.rounds[0].weights),))
 
 
 def attempts(

@@ -14,9 +14,9 @@ from support import random_batch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gleak_core import clients, data, metrics, models, papers, solvers, training
+from gleak_core import attacks, clients, data, metrics, models, papers, solvers, training
 from gleak_core.data import Batch
-from gleak_core.defences import Defence, ErrorFeedback, gaussian, none
+from gleak_core.defences import Defence, ErrorFeedback
 from gleak_core.errors import GleakError
 from gleak_core.observation import History, Observation, Reconstruction, Status
 from gleak_core.studies import dlg_attacks, dlg_defences, dlg_doubts, dlg_text, runner, trials
@@ -48,9 +48,10 @@ def sample(name: str, n: int | None = None, *, size: int = 32, seed: int = 0, la
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of our own for every data set, and attacks that hardly begin."""
     monkeypatch.setattr(data, "sample", sample)
-    few = {"steps": FEW, "every": 1}
-    monkeypatch.setattr(trials, "_PUBLISHED", {**trials._PUBLISHED, **few})
-    monkeypatch.setattr(trials, "_OURS", {**trials._OURS, **few})
+    few: attacks.Options = {"steps": FEW, "every": 1}
+    monkeypatch.setattr(dlg_attacks, "published", lambda **o: trials.published(**{**o, **few}))
+    for room in (dlg_attacks, dlg_defences, dlg_doubts):
+        monkeypatch.setattr(room, "ours", lambda **o: trials.ours(**{**o, **few}))
 
 
 @pytest.fixture
@@ -64,10 +65,12 @@ def quick_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(dlg_defences.training, "train", train)
     monkeypatch.setattr(dlg_defences, "_split", lambda: both)
     monkeypatch.setattr(dlg_defences, "EPOCHS", 1)
-    monkeypatch.setattr(dlg_defences, "_TRAINED", {})
-    dlg_defences._life.cache_clear()
+    remembered = dlg_defences._life, dlg_defences._accuracy
+    for one in remembered:
+        one.cache_clear()
     yield
-    dlg_defences._life.cache_clear()
+    for one in remembered:
+        one.cache_clear()
 
 
 def rebuilt(
@@ -191,7 +194,7 @@ def test_a_trial_of_a_batch_is_its_own_picture(seeds: list[int]) -> None:
         rebuilt(final[None], frames[:, None], [0, 20, 40]), labels=batch.labels[order][None]
     )
     cell = {"batch": 3}
-    rows = list(dlg_attacks._judged(found, batch, seeds, cell, *MEASURES, per=20, budget=2))
+    rows = list(dlg_attacks._judged(found, 0, batch, seeds, cell, *MEASURES, per=20, budget=2))
     mine = [seed % 3 for seed in seeds]
     assert [row["mse"] for row in rows] == pytest.approx([near[j] ** 2 for j in mine], rel=1e-4)
     assert [row["iterations"] for row in rows] == [{0: 2, 1: 1, 2: 3}[j] for j in mine]
@@ -212,7 +215,7 @@ def test_of_a_large_batch_eight_pictures_are_judged() -> None:
     batch = replace(batch, images=0.5 * batch.images)
     off = torch.arange(16).view(-1, 1, 1, 1) / 100
     found = rebuilt((batch.images + off)[None])
-    rows = list(dlg_attacks._judged(found, batch, [9, 12, 15], cell, "mse"))
+    rows = list(dlg_attacks._judged(found, 0, batch, [9, 12, 15], cell, "mse"))
     assert [math.sqrt(row["mse"]) for row in rows] == pytest.approx([0.01, 0.04, 0.07], rel=1e-3)
 
 
@@ -234,7 +237,8 @@ def test_rows_come_in_the_order_of_their_seeds(
     study: str, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On two networks; and a seed's row is the same if it is measured alone."""
-    monkeypatch.setattr(trials, "_PUBLISHED", {**trials._PUBLISHED, "steps": 1, "every": 1})
+    one: attacks.Options = {"steps": 1, "every": 1}
+    monkeypatch.setattr(dlg_attacks, "published", lambda **o: trials.published(**{**o, **one}))
     measure = BY_ID[study].measure
     assert measure is not None
     seeds = [18, 19, 20, 22]
@@ -295,8 +299,15 @@ def test_a_cell_decides_the_network_and_the_start(made_up, monkeypatch: pytest.M
 
 # --- defences ---------------------------------------------------------------------------------
 
+
+def _noisy(cell: Cell) -> str:
+    if cell["clip"]:
+        return f"DP C={cell['clip']} z={cell['scale']:g}"
+    return f"{cell['noise']} std {cell['scale']}"
+
+
 NAMES: dict[str, Callable[[Cell], str]] = {
-    "dlg.c6-noise": lambda cell: f"{cell['noise']} std {cell['scale']}",
+    "dlg.c6-noise": _noisy,
     "dlg.c7-precision": lambda cell: {
         "single": "none", "half": "fp16", "bfloat16": "bf16", "int8": "int8"
     }[str(cell["precision"])],
@@ -307,26 +318,27 @@ NAMES: dict[str, Callable[[Cell], str]] = {
 
 @pytest.mark.parametrize("study", NAMES)
 def test_a_cell_names_its_defence(study: str) -> None:
-    by_words: dict[str, Cell] = {}
+    seen: dict[Any, Cell] = {}
     for cell in BY_ID[study].cells:
-        guard, words = dlg_defences._guard(cell), dlg_defences._words(cell)
+        guard, items = dlg_defences._guard(cell), dlg_defences._training(cell)
         assert guard.name == NAMES[study](cell)
-        assert (words == "") == (guard.name == "none")
+        assert (items == ()) == (guard.name == "none")
+        assert dlg_defences._guard(dict(items)).name == guard.name
         # Two cells share a training if and only if they differ by the attacker alone.
-        assert dlg_defences._words({**cell, "attacker": "mask-aware"}) == words
+        assert dlg_defences._training({**cell, "attacker": "mask-aware"}) == items
         same = {k: v for k, v in cell.items() if k != "attacker"}
-        assert by_words.setdefault(words, same) == same
+        assert seen.setdefault(items, same) == same
     cells = {tuple((k, v) for k, v in c.items() if k != "attacker") for c in BY_ID[study].cells}
-    assert len(by_words) == len(cells)
+    assert len(seen) == len(cells)
 
 
 def test_protection_is_free_up_to_two_points(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings 0 to 2 cost 1.9, 2.1 and −3 points; every other trial leaks."""
     asked = []
 
-    def accuracy(words: str, number: int, device: str, guard: Defence, feedback: bool) -> float:
-        asked.append((words, number, device, guard.name, feedback))
-        return 60.0 if not words else 60.0 - (1.9, 2.1, -3.0)[number]
+    def accuracy(items: Any, number: int, device: str) -> float:
+        asked.append((number, items))
+        return 60.0 if not items else 60.0 - (1.9, 2.1, -3.0)[number]
 
     def attempts(*_: Any, **__: Any) -> Iterator[dict[str, Any]]:
         yield from ({"success_rate": float(k % 2)} for k in range(2))
@@ -340,9 +352,8 @@ def test_protection_is_free_up_to_two_points(made_up, monkeypatch: pytest.Monkey
         rows = list(dlg_defences.defended(cell, seeds, "cpu"))
         assert [row["free_protection"] for row in rows] == expected
         assert [row["test_accuracy"] for row in rows] == [60.0 - (1.9, 2.1, -3.0)[number]] * 2
-    assert {(number, name, feedback) for _, number, _, name, feedback in asked} == {
-        (number, *what) for number in range(3) for what in (("prune 20 %", True), ("none", False))
-    }
+    defence = ("pruned", 20), ("feedback", "on")
+    assert set(asked) == {(number, what) for number in range(3) for what in (defence, ())}
 
 
 def test_the_attack_meets_the_defended_gradients(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,14 +377,13 @@ def test_a_training_that_diverges_is_no_better_than_a_guess(
     quick_training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dlg_defences, "EPOCHS", 3)
-    loud = gaussian(std=1e30)
-    assert dlg_defences._accuracy("loud", 0, "cpu", loud, False) == 10
+    assert dlg_defences._accuracy((("noise", "Gaussian"), ("scale", 1e30)), 0, "cpu") == 10
 
     def broken(*_: Any, **__: Any) -> list[Stage]:
         raise GleakError("the training has diverged")
 
     monkeypatch.setattr(dlg_defences.training, "train", broken)
-    assert dlg_defences._accuracy("broken", 0, "cpu", none(), False) == 10
+    assert dlg_defences._accuracy((), 0, "cpu") == 10
 
 
 def test_a_training_is_done_once_and_with_feedback_of_its_own(
@@ -386,16 +396,16 @@ def test_a_training_is_done_once_and_with_feedback_of_its_own(
         return [Stage(1, 0.0, float(len(made)), {})]
 
     monkeypatch.setattr(dlg_defences.training, "train", train)
-    guard = none()
+    pruning = (("pruned", 20),)
     for _ in range(2):
-        assert dlg_defences._accuracy("a", 0, "cpu", guard, False) == 1
-        assert dlg_defences._accuracy("a", 1, "cpu", guard, False) == 2
-        assert dlg_defences._accuracy("b", 0, "cpu", guard, True) == 3
+        assert dlg_defences._accuracy(pruning, 0, "cpu") == 1
+        assert dlg_defences._accuracy(pruning, 1, "cpu") == 2
+        assert dlg_defences._accuracy((*pruning, ("feedback", "on")), 0, "cpu") == 3
     assert len(made) == 3
-    assert made[0]() is guard
+    assert made[0]().name == "prune 20 %" and not isinstance(made[0](), ErrorFeedback)
     first, second = made[2](), made[2]()
     assert isinstance(first, ErrorFeedback) and isinstance(second, ErrorFeedback)
-    assert first is not second and first.inner is guard
+    assert first is not second and first.inner.name == "prune 20 %"
 
 
 def test_a_network_is_attacked_at_its_stage(
@@ -541,7 +551,7 @@ def test_pictures_move_in_turns(turns: int, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(dlg_doubts.solvers, "minimise", watch)
     net = models.lenet(10, size=16, scale=0.25, seed=0)
-    seen = dlg_doubts._stack([clients.fedsgd(net, pair(s, same=False)) for s in (0, 1)])
+    seen = trials.side_by_side([clients.fedsgd(net, pair(s, same=False)) for s in (0, 1)])
     known = torch.tensor([[3, 7], [3, 7]])
     first = dlg_doubts._starts("random", [0, 1], (3, 16, 16))
     found, spent, status = dlg_doubts._in_turns(seen, known, first)
@@ -557,7 +567,7 @@ def test_pictures_move_in_turns(turns: int, monkeypatch: pytest.MonkeyPatch) -> 
 def test_observations_are_stacked_as_trials() -> None:
     net = models.lenet(10, size=16, scale=0.25, seed=0)
     each = [clients.fedsgd(net, pair(s, same=False)) for s in range(3)]
-    seen = dlg_doubts._stack(each)
+    seen = trials.side_by_side(each)
     assert seen.trials == 3
     for t, one in enumerate(each):
         for name, g in one.rounds[0].update.items():
@@ -603,9 +613,6 @@ def test_every_study_measures_what_it_names(
         pytest.importorskip("transformers", reason="the extra [text] is not installed")
     assert study.metrics == tuple(papers.find(study.id).metrics)
     monkeypatch.setattr(dlg_text, "BUDGET", FEW)
-    monkeypatch.setattr(dlg_attacks, "BUDGET", 8)
-    if study.id == "dlg.c2-resnet":
-        monkeypatch.setattr(dlg_attacks, "ITERATIONS", 1)
     monkeypatch.setattr(dlg_doubts, "BUDGET", dlg_doubts.INNER)
     monkeypatch.setattr(dlg_doubts, "SHADOWS", 20)
     monkeypatch.setattr(dlg_doubts, "EPOCH", dlg_doubts.PER_STEP)
