@@ -40,6 +40,24 @@ class Metric:
     better: str
     statistic: str
 
+    @property
+    def words(self) -> str:
+        """How a page calls it."""
+        return _WORDS.get(self.name, self.name.replace("_", " "))
+
+
+_WORDS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "mse": "MSE",
+    "lpips": "LPIPS",
+    "success_rate": "share leaked",
+    "test_accuracy": "test accuracy",
+    "free_protection": "share safe for free",
+    "token_accuracy": "tokens right",
+    "accuracy_bias": "accuracy, bias gradient",
+}
+
 
 @dataclass(frozen=True)
 class Rule:

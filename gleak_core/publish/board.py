@@ -111,7 +111,7 @@ def _table(title: str, lines: Sequence[Line]) -> str:
 def _cells(line: Line) -> tuple[str, ...]:
     unit = line.result.metrics[line.result.headline.metric].unit
     at = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in line.result.headline.at.items())
-    what = f"{_metric(line.result.headline.metric)}{f' at {at}' if at else ''}"
+    what = f"{line.metric(line.result.headline.metric).words}{f' at {at}' if at else ''}"
     ours, printed = line.ours, line.published
     return (
         f"{{ref}}`{line.id} <{anchor(line.id)}>` {_text(line.result.title)}: {_text(what)}",
@@ -168,7 +168,7 @@ def _numbers(line: Line) -> str:
         ours = math.nan if cell["ours"] is None else cell["ours"]
         printed = cell["published"]
         values = [_text(str(cell[key])) for key in keys]
-        values += [_metric(cell["metric"])] * many
+        values += [line.metric(cell["metric"]).words] * many
         values += [
             "—" if printed is None else _text(f"{printed:g} {unit}".rstrip()),
             _text(_interval(ours, low, high, unit)),
@@ -183,25 +183,8 @@ def _numbers(line: Line) -> str:
 
 
 def _cost(line: Line) -> str:
-    commits = ", ".join(sorted({f"{c[:7]}{c[12:]}" for c in map(str, line.rows["commit"])}))
-    dates = sorted(set(map(str, line.rows["date"])))
-    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     older = f" Since then: {line.older}." if line.older else ""
-    return (
-        f"**Cost.** {len(line.rows)} trials, {human(line.seconds)} on {_text(line.device)}; "
-        f"profile {line.profile}, {span}, commit {_text(commits)}.{_text(older)}"
-    )
-
-
-def _metric(name: str) -> str:
-    known = {
-        "psnr": "PSNR",
-        "ssim": "SSIM",
-        "mse": "MSE",
-        "lpips": "LPIPS",
-        "accuracy_bias": "accuracy, bias gradient",
-    }
-    return known.get(name, name.replace("_", " "))
+    return f"**Cost.** {_text(line.origin)}.{_text(older)}"
 
 
 def _interval(value: float, low: float, high: float, unit: str) -> str:

@@ -16,19 +16,6 @@ from gleak_core.studies.store import Frame, word
 
 __all__ = ["cells", "source", "table", "verdict"]
 
-NAMES = {
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "mse": "MSE",
-    "lpips": "LPIPS",
-    "success_rate": "leaked",
-    "test_accuracy": "accuracy",
-    "free_protection": "safe and free",
-    "token_accuracy": "tokens right",
-}
-"""How a page calls a measure, where its name would not do."""
-
-
 def cells(name: str, **where: Any) -> Frame:
     """Return the recorded cells of a study: its keys, then metric, published, ours, low, high, n.
 
@@ -60,8 +47,8 @@ def table(name: str, *metrics: str, caption: str, drop: Sequence[str] = (), **wh
         }
         by = {one["metric"]: one for one in group.to_dict("records")}
         for metric in wanted:
-            unit = line.metric(metric).unit
-            head = NAMES.get(metric, metric.replace("_", " ")) + (f" ({unit})" if unit else "")
+            measure = line.metric(metric)
+            head = f"{measure.words} ({measure.unit})" if measure.unit else measure.words
             printed = by[metric]["published"]
             if any(pd.notna(some[some["metric"] == metric]["published"])):
                 row[f"published {head}"] = "—" if pd.isna(printed) else f"{printed:g}"
@@ -74,13 +61,8 @@ def source(line: Line) -> str:
     """Say where recorded numbers come from, for a caption."""
     if line.rows.empty:
         return f"Not yet run: gleak study {line.id} measures it."
-    commits = ", ".join(sorted({str(c)[:7] for c in line.rows["commit"]}))
     older = "; the library has changed since" if line.older else ""
-    return (
-        f"Medians, means or rates with 95 % intervals; {len(line.rows)} trials, "
-        f"{line.seconds / 60:.0f} min of {line.device}, profile {line.profile}, "
-        f"code {commits}{older}."
-    )
+    return f"Medians, means or rates with 95 % intervals; {line.origin}{older}."
 
 
 def verdict(name: str) -> str:

@@ -79,6 +79,17 @@ class Line:
         return float(self.rows["seconds"].astype(float).sum()) if len(self.rows) else 0.0
 
     @property
+    def origin(self) -> str:
+        """How many trials there are, what they took, and when and by which code."""
+        commits = ", ".join(sorted({f"{c[:7]}{c[12:]}" for c in map(str, self.rows["commit"])}))
+        dates = sorted(set(map(str, self.rows["date"])))
+        span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        return (
+            f"{len(self.rows)} trials, {studies.human(self.seconds)} on {self.device}; "
+            f"profile {self.profile}, {span}, commit {commits}"
+        )
+
+    @property
     def summary(self) -> str:
         """What happened in half a line."""
         unit = self.result.metrics[self.result.headline.metric].unit
