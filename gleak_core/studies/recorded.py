@@ -14,14 +14,45 @@ from gleak_core.studies import scoreboard
 from gleak_core.studies.scoreboard import Line
 from gleak_core.studies.store import Frame, word
 
-__all__ = ["cells", "source", "table", "verdict"]
+__all__ = ["board", "cells", "one", "source", "table", "verdict"]
 
-def cells(name: str, **where: Any) -> Frame:
+
+def cells(name: str, *metrics: str, **where: Any) -> Frame:
     """Return the recorded cells of a study: its keys, then metric, published, ours, low, high, n.
 
-    `where` chooses cells by a value of a key, or by several. Empty if nothing is recorded.
+    `metrics` chooses some measures, and `where` cells by a value of a key, or by several. Empty if
+    nothing is recorded.
     """
-    return _choose(scoreboard.line(name), where)
+    frame = _choose(scoreboard.line(name), where)
+    return frame[frame["metric"].isin(metrics)] if metrics and len(frame) else frame
+
+
+def one(name: str, metric: str, **where: Any) -> Mapping[str, Any]:
+    """Return the only recorded cell that `where` leaves: published, ours, low, high and n."""
+    found = cells(name, metric, **where)
+    if len(found) != 1:
+        said = ", ".join(f"{key} {value}" for key, value in where.items())
+        raise ValueError(f"{name} has {len(found)} cells of {metric} with {said}, not one")
+    return found.iloc[0].to_dict()
+
+
+def board(*names: str, caption: str) -> figures.Table:
+    """Return the verdicts on some results, or on all of a paper: `board("dlg", caption=…)`."""
+    rows = []
+    for line in scoreboard.lines(names):
+        ours, unit = line.ours, line.metric(line.result.headline.metric).unit
+        numbers = f"{ours.value:.3g} [{ours.low:.3g}, {ours.high:.3g}] {unit}" if ours else "—"
+        printed = "—" if line.published is None else f"{line.published:g} {unit}"
+        rows.append({
+            "id": line.id,
+            "what": f"{line.result.title}: {line.metric(line.result.headline.metric).words}",
+            "published": printed.rstrip(),
+            "ours": numbers.rstrip(),
+            "n": ours.n if ours else 0,
+            "verdict": line.verdict,
+            "why": line.why,
+        })  # fmt: skip
+    return figures.table(pd.DataFrame(rows), caption=caption)
 
 
 def table(name: str, *metrics: str, caption: str, drop: Sequence[str] = (), **where: Any) -> (

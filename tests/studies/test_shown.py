@@ -26,7 +26,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(papers, "find", lambda name: result)
     monkeypatch.setattr(papers, "ids", lambda: (NAME,))
     line = scoreboard.line
-    monkeypatch.setattr(scoreboard, "line", lambda name: line(name, folder=tmp_path))
+    monkeypatch.setattr(scoreboard, "line", lambda name, **_: line(name, folder=tmp_path))
     return tmp_path
 
 
@@ -90,3 +90,22 @@ def test_failures_are_counted_and_gaps_are_shown(
     table = recorded.table(NAME, caption="Values.")
     assert {row[2] for row in table.rows} == {"—"}
     assert {row[4] for row in table.rows} == {"20"}
+
+
+def test_cells_of_one_measure_and_the_only_cell(shown: Path) -> None:
+    measure(shown)
+    assert len(recorded.cells(NAME, "value")) == 3
+    assert recorded.cells(NAME, "another").empty
+    assert float(recorded.one(NAME, "value", a=2)["ours"]) == 209.5
+    with pytest.raises(ValueError, match=r"toy\.table1 has 2 cells of value with a \(1, 2\), not"):
+        recorded.one(NAME, "value", a=(1, 2))
+
+
+def test_the_board_has_a_row_for_each_result(shown: Path) -> None:
+    [row] = recorded.board(NAME, caption="Verdicts.").rows
+    assert row[2:6] == ("200 x", "—", "0", "not yet run")
+    measure(shown)
+    [row] = recorded.board("toy", caption="Verdicts.").rows
+    assert row[:2] == (NAME, "A table: value")
+    assert row[3].startswith("210 [") and row[4] == "20"
+    assert row[5] == scoreboard.line(NAME).verdict
