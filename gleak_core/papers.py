@@ -43,10 +43,10 @@ class Metric:
     @property
     def words(self) -> str:
         """How a page calls it."""
-        return _WORDS.get(self.name, self.name.replace("_", " "))
+        return _CALLED.get(self.name, self.name.replace("_", " "))
 
 
-_WORDS = {
+_CALLED = {
     "psnr": "PSNR",
     "ssim": "SSIM",
     "mse": "MSE",

@@ -489,3 +489,11 @@ def test_an_identifier_stands_once(tmp_path: Path) -> None:
         papers.load(written(tmp_path, again))
     with pytest.raises(GleakError, match="cannot use the published numbers in"):
         papers.load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("psnr", "PSNR"), ("success_rate", "share leaked"), ("label_accuracy", "label accuracy")],
+)
+def test_a_measure_is_called_by_words(name: str, words: str) -> None:
+    assert papers.Metric(name, "", "higher", "mean").words == words

@@ -85,11 +85,15 @@ def table(name: str, *metrics: str, caption: str, drop: Sequence[str] = (), **wh
                 row[f"published {head}"] = "—" if pd.isna(printed) else f"{printed:g}"
             row[head] = _interval(by[metric])
         rows.append({**row, "n": by[wanted[0]]["n"], "not solved": by[wanted[0]]["failed"]})
-    return figures.table(pd.DataFrame(rows), caption=f"{caption} {source(line)}")
+    return figures.table(pd.DataFrame(rows), caption=f"{caption} {_source(line)}")
 
 
-def source(line: Line) -> str:
+def source(name: str) -> str:
     """Say where recorded numbers come from, for a caption."""
+    return _source(scoreboard.line(name))
+
+
+def _source(line: Line) -> str:
     if line.rows.empty:
         return f"Not yet run: gleak study {line.id} measures it."
     older = "; the library has changed since" if line.older else ""
