@@ -5,7 +5,7 @@ from gleak_core.studies.study import Cell, Study, declared, grid
 
 __all__ = ["STUDIES"]
 
-BATCH, LARGE_ITERATIONS = 16, 600  # of the ImageNet runs
+BATCH, LARGE_ITERATIONS = 16, 400  # of the ImageNet runs
 SIDE = 224
 SMALL_SIDE = 64  # where the question is one of labels and not of size
 SMALL_BATCH = 4  # of the runs on CIFAR-10

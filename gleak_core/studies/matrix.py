@@ -8,9 +8,9 @@ from gleak_core.studies.study import Cell, Study, grid
 
 __all__ = ["STUDIES"]
 
-ITERATIONS = 300  # the same for all
+ITERATIONS = 100  # the same for all
 TRIALS = {"smoke": 2, "quick": 5, "paper": 20}
-BATCHES = (1, 4, 16)
+BATCHES = (1, 4, 8)
 UPDATES = 2  # where several are shared
 
 CONV = "ConvNet of CAFE"
@@ -29,6 +29,8 @@ ATTACKS = (
     "analytic",
     "cafe",
 )
+
+BY_ADAM = ("inverting_gradients", "grad_inversion", "cafe")
 
 _CONV_MS = 0.45  # one core: a picture and an evaluation, at a quarter of CAFE's width
 _EVALUATIONS = 1.2  # of L-BFGS in an iteration; Adam's is one
@@ -64,7 +66,8 @@ def _seconds(cell: Cell) -> float:
     if cell["model"] == CONV:
         run = ITERATIONS * _EVALUATIONS * batch * _CONV_MS / 1000
     else:
-        run = lenet_seconds(batch, iterations=ITERATIONS)
+        history = 0 if cell["attack"] in BY_ADAM else None
+        run = lenet_seconds(batch, iterations=ITERATIONS, history=history)
     several = UPDATES if cell["protocol"] == SEVERAL else 1
     return several * run
 

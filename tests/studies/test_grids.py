@@ -24,8 +24,9 @@ STUDIES: Mapping[str, Study] = {
     **{study.id: study for study in general_images.STUDIES},
 }
 PUBLISHED = [study for study in STUDIES.values() if study.id in papers.ids()]
-HOURS = 16  # of one core: eight on two
-GPU_MINUTES = 25  # of an H200
+# We aimed at sixteen hours of one core and 25 minutes of an H200, and counted the evaluations only:
+# with the memory of L-BFGS, which costs as much again, it is more.
+HOURS, GPU_MINUTES = 19, 29
 
 
 # What can be wrong with a study: each check returns sentences, none where all is well.
@@ -201,7 +202,7 @@ def _broken() -> list[tuple[Any, Study, str]]:
         (ruled, _without(fig4, alpha="zero"), "lacks a side"),
         (ruled, _without(lock, starts="similar"), "lacks starts similar"),
         (ruled, _without(_without(ratios, batch=20), batch=30), "2 values along batch"),
-        (ruled, replace(noise, cells=grid(noise=("Gaussian",), scale=(0.01,))), "along scale"),
+        (ruled, replace(noise, cells=grid(noise=("Gaussian",), scale=(0.01,), clip=(0,))), "along scale"),
         (ruled, _without(lock, starts="random", update="round robin"), "no two cells to compare"),
         (ruled, _without(STUDIES["gen.fig5"], epochs=16, rate=0.1), "lacks the headline's cell"),
         (columns, replace(table, metrics=("ssim",)), "does not measure mse"),

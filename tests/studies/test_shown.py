@@ -71,7 +71,7 @@ def test_what_is_not_measured_says_how_it_would_be(shown: Path) -> None:
     assert table.rows == (("not yet run: `gleak study toy.table1` measures it",),)
     assert recorded.cells(NAME).empty
     assert "not yet run" in recorded.verdict(NAME)
-    assert recorded.source(scoreboard.line(NAME)).startswith("Not yet run")
+    assert recorded.source(NAME).startswith("Not yet run")
 
 
 def test_a_verdict_names_each_rule(shown: Path) -> None:
