@@ -32,6 +32,7 @@ __all__ = [
     "curves",
     "escape",
     "filmstrip",
+    "heat_map",
     "intervals",
     "loss_curves",
     "paper_table",
@@ -306,6 +307,47 @@ def intervals(
             axis.set_xticks(range(len(places)), [str(value) for value in places])
         if by:
             axis.legend(title=by.replace("_", " "))
+
+    return render(draw, alt, caption)
+
+
+def heat_map(
+    frame: pd.DataFrame,
+    *,
+    alt: str,
+    label: str,
+    xlabel: str,
+    limits: tuple[float, float] | None = None,
+    caption: str = "",
+) -> Figure:
+    """Draw a frame as a map: a line for each row, named by the index, a field for each trial.
+
+    A field without a number is left white; `limits` are the ends of the colours, which a
+    colour-blind reader and a grey printer see in the same order.
+    """
+    import seaborn  # a second, which only this figure pays for
+
+    if frame.empty:
+        raise ValueError("there is nothing to draw: the frame has no rows")
+    low, high = limits or (float(frame.min(axis=None)), float(frame.max(axis=None)))
+
+    def draw(figure: matplotlib.figure.Figure) -> None:
+        figure.set_size_inches(7.5, 0.8 + 0.28 * len(frame))
+        axis = figure.subplots()
+        seaborn.heatmap(
+            frame,
+            ax=axis,
+            cmap="cividis",
+            vmin=low,
+            vmax=high,
+            xticklabels=False,
+            yticklabels=[str(name) for name in frame.index],
+            linewidths=0.5,
+            cbar_kws={"label": label},
+        )
+        axis.grid(False)
+        axis.set(xlabel=xlabel, ylabel="")
+        axis.tick_params(axis="y", rotation=0, length=0)
 
     return render(draw, alt, caption)
 

@@ -2,6 +2,7 @@
 
 import html.parser
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -164,3 +165,14 @@ def test_intervals_refuse_what_cannot_be_drawn() -> None:
         figures.intervals(cells([1, 2]), "scale", **options)
     with pytest.raises(ValueError, match="nothing to draw"):
         figures.intervals(cells([]), "x", **options)
+
+
+def test_a_heat_map_shows_every_trial() -> None:
+    frame = pd.DataFrame([[10.0, 20.0], [30.0, math.nan]], index=["a", "b"])
+    options: Any = {"alt": "Four trials.", "label": "PSNR in dB", "xlabel": "pictures"}
+    whole = figures.heat_map(frame, **options)
+    assert whole.png == figures.heat_map(frame, limits=(10, 30), **options).png
+    assert whole.png != figures.heat_map(frame.fillna(10.0), **options).png
+    assert whole.png != figures.heat_map(frame, limits=(0, 60), **options).png
+    with pytest.raises(ValueError, match="nothing to draw"):
+        figures.heat_map(frame.head(0), **options)

@@ -4,7 +4,7 @@ The words of a page are written once and its numbers are measured again: nothing
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ from gleak_core.studies import scoreboard
 from gleak_core.studies.scoreboard import Line
 from gleak_core.studies.store import Frame, word
 
-__all__ = ["board", "cells", "one", "source", "table", "verdict"]
+__all__ = ["board", "cells", "heat_map", "intervals", "one", "source", "table", "trials", "verdict"]
 
 
 def cells(name: str, *metrics: str, **where: Any) -> Frame:
@@ -34,6 +34,15 @@ def one(name: str, metric: str, **where: Any) -> Mapping[str, Any]:
         said = ", ".join(f"{key} {value}" for key, value in where.items())
         raise ValueError(f"{name} has {len(found)} cells of {metric} with {said}, not one")
     return found.iloc[0].to_dict()
+
+
+def trials(name: str, metric: str, **where: Any) -> pd.DataFrame:
+    """Return a measure of every recorded trial: the study's keys, the seed and `metric`."""
+    line = scoreboard.line(name)
+    if line.study is None or line.rows.empty:
+        return pd.DataFrame()
+    rows = _where(line, line.rows, where)
+    return rows[[*line.study.keys, "seed", metric]].astype({metric: float}).reset_index(drop=True)
 
 
 def board(*names: str, caption: str) -> figures.Table:
@@ -66,8 +75,7 @@ def table(name: str, *metrics: str, caption: str, drop: Sequence[str] = (), **wh
     line = scoreboard.line(name)
     some = _choose(line, where)
     if some.empty or line.study is None:
-        text = f"not yet run: `gleak study {name}` measures it"
-        return figures.table(pd.DataFrame({name: [text]}), caption=caption)
+        return _absent(name, caption)
     keys = [k for k in line.study.keys if k not in drop and some[k].map(word).nunique() > 1]
     wanted = metrics or line.study.metrics
     rows = []
@@ -86,6 +94,44 @@ def table(name: str, *metrics: str, caption: str, drop: Sequence[str] = (), **wh
             row[head] = _interval(by[metric])
         rows.append({**row, "n": by[wanted[0]]["n"], "not solved": by[wanted[0]]["failed"]})
     return figures.table(pd.DataFrame(rows), caption=f"{caption} {_source(line)}")
+
+
+def intervals(
+    name: str, metric: str, x: str, *, caption: str, **options: Any
+) -> figures.Figure | figures.Table:
+    """Draw recorded cells over a key; what `figures.intervals` does not know chooses cells."""
+    known = {"by", "xlabel", "ylabel", "alt", "log"}
+    drawn = {key: value for key, value in options.items() if key in known}
+    frame = cells(name, metric, **{k: v for k, v in options.items() if k not in known})
+    if frame.empty:
+        return _absent(name, caption)
+    return figures.intervals(frame, x, caption=f"{caption} {source(name)}", **drawn)
+
+
+def heat_map(
+    name: str, metric: str, *rows: str, of: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    caption: str, alt: str, label: str, xlabel: str, limits: tuple[float, float] | None = None,
+    **where: Any,
+) -> figures.Figure | figures.Table:  # fmt: skip
+    """Draw every recorded trial: a row for each value of some keys, a field for each seed.
+
+    `of` turns the measure into what is drawn.
+    """
+    found = trials(name, metric, **where)
+    if found.empty:
+        return _absent(name, caption)
+    seeds = found.assign(seed=found["seed"].astype(int))
+    wide = seeds.pivot_table(index=list(rows), columns="seed", values=metric, sort=False)
+    wide.index = [", ".join(map(str, at if isinstance(at, tuple) else (at,))) for at in wide.index]
+    return figures.heat_map(
+        of(wide) if of else wide, alt=alt, label=label, xlabel=xlabel, limits=limits,
+        caption=f"{caption} {source(name)}",
+    )  # fmt: skip
+
+
+def _absent(name: str, caption: str) -> figures.Table:
+    text = f"not yet run: `gleak study {name}` measures it"
+    return figures.table(pd.DataFrame({name: [text]}), caption=caption)
 
 
 def source(name: str) -> str:
@@ -113,15 +159,20 @@ def _choose(line: Line, where: Mapping[str, Any]) -> Frame:
     frame: Frame = pd.DataFrame(line.cells())
     if frame.empty:
         return frame
+    frame = _where(line, frame, where)
+    ends = frame["interval"].tolist()
+    low, high = ([_number(end[i]) for end in ends] for i in range(2))
+    return frame.assign(low=low, high=high).drop(columns="interval").reset_index(drop=True)
+
+
+def _where(line: Line, frame: Frame, where: Mapping[str, Any]) -> Frame:
     for key, value in where.items():
         if line.study is None or key not in line.study.keys:
             keys = ", ".join(line.study.keys) if line.study else "none"
             raise ValueError(f"{line.id} has no key {key!r}: choose among {keys}")
         values = value if isinstance(value, tuple | list) else (value,)
         frame = frame[frame[key].map(word).isin([word(one) for one in values])]
-    ends = frame["interval"].tolist()
-    low, high = ([_number(end[i]) for end in ends] for i in range(2))
-    return frame.assign(low=low, high=high).drop(columns="interval").reset_index(drop=True)
+    return frame
 
 
 def _interval(cell: Mapping[str, Any]) -> str:

@@ -189,6 +189,7 @@ def _without(study: Study, **where: Any) -> Study:
 def _broken() -> list[tuple[Any, Study, str]]:
     table, noise, fig4 = STUDIES["cpl.table1"], STUDIES["dlg.c6-noise"], STUDIES["cpl.fig4"]
     lock, ratios = STUDIES["dlg.w1-lockstep"], STUDIES["cafe.table3a"]
+    one_scale = grid(noise=("Gaussian",), scale=(0.01,), clip=(0,))
     bare = tuple({k: v for k, v in c.items() if k != "alpha"} for c in fig4.cells)
     bare = tuple({tuple(c.items()): c for c in bare}.values())
     return [
@@ -202,7 +203,7 @@ def _broken() -> list[tuple[Any, Study, str]]:
         (ruled, _without(fig4, alpha="zero"), "lacks a side"),
         (ruled, _without(lock, starts="similar"), "lacks starts similar"),
         (ruled, _without(_without(ratios, batch=20), batch=30), "2 values along batch"),
-        (ruled, replace(noise, cells=grid(noise=("Gaussian",), scale=(0.01,), clip=(0,))), "along scale"),
+        (ruled, replace(noise, cells=one_scale), "along scale"),
         (ruled, _without(lock, starts="random", update="round robin"), "no two cells to compare"),
         (ruled, _without(STUDIES["gen.fig5"], epochs=16, rate=0.1), "lacks the headline's cell"),
         (columns, replace(table, metrics=("ssim",)), "does not measure mse"),

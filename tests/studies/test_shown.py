@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from studies import toy
 
-from gleak_core import papers, studies
+from gleak_core import figures, papers, studies
 from gleak_core.papers import Cell, Headline, Metric, Result, Rule
 from gleak_core.studies import recorded, runner, scoreboard
 
@@ -109,3 +109,32 @@ def test_the_board_has_a_row_for_each_result(shown: Path) -> None:
     assert row[:2] == (NAME, "A table: value")
     assert row[3].startswith("210 [") and row[4] == "20"
     assert row[5] == scoreboard.line(NAME).verdict
+
+
+def test_every_trial_is_there(shown: Path) -> None:
+    assert recorded.trials(NAME, "value").empty
+    measure(shown)
+    found = recorded.trials(NAME, "value", a=(1, 2))
+    assert [*found.columns] == ["a", "seed", "value"] and len(found) == 40
+    of_two: Any = found[found["a"].map(int) == 2]
+    assert of_two["value"].sub(of_two["seed"].astype(float)).eq(200).all()
+    with pytest.raises(ValueError, match="no key 'b'"):
+        recorded.trials(NAME, "value", b=1)
+
+
+def test_figures_are_drawn_of_what_is_recorded_and_say_so_where_nothing_is(shown: Path) -> None:
+    words: Any = {"alt": "Three cells.", "xlabel": "a", "caption": "Values."}
+    empty = recorded.intervals(NAME, "value", "a", ylabel="y", **words)
+    assert isinstance(empty, figures.Table) and "not yet run" in repr(empty)
+    assert repr(recorded.heat_map(NAME, "value", "a", label="x", **words)) == repr(empty)
+    measure(shown)
+    drawn = recorded.intervals(NAME, "value", "a", ylabel="y", **words)
+    assert isinstance(drawn, figures.Figure) and "60 trials" in drawn.caption
+    some = recorded.intervals(NAME, "value", "a", ylabel="y", **words, a=(1, 2))
+    assert isinstance(some, figures.Figure) and some.png != drawn.png
+    maps = [
+        recorded.heat_map(NAME, "value", "a", label="x", of=of, limits=(0, 400), **words)
+        for of in (None, lambda frame: frame / 2)
+    ]
+    assert all(isinstance(one, figures.Figure) for one in maps)
+    assert maps[0] != maps[1]
