@@ -3,7 +3,7 @@
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 
 from gleak_core.studies.runner import Done, Executor, Task, perform
 
@@ -56,13 +56,25 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 
 def _alone() -> None:
-    """Take one thread, and leave Ctrl-C to the parent."""
+    """Take one thread, leave Ctrl-C to the parent, and end with it."""
     import signal
+    import threading
 
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _follow() -> None:
+    """End this process when its parent has: one that was killed could not say goodbye."""
+    import os
+
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _as_finished(

@@ -1,5 +1,6 @@
 """The runner: only what is missing, every row exactly once, whatever happens on the way."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -300,13 +301,22 @@ from gleak_core.studies import runner
 runner.run([toy.toy()], device="cpu", folder=Path(sys.argv[1]))
 print("done")
 """
+RUN_IN_TWO = """
+import sys
+from pathlib import Path
+from studies import toy
+from gleak_core.studies import runner, workers
+if __name__ == "__main__":
+    study = toy.toy(toy.hold)
+    runner.run([study], device="cpu", folder=Path(sys.argv[1]), execute=workers.processes(2))
+"""
 
 
-def start(folder: Path, pause: float) -> subprocess.Popen[str]:
+def start(folder: Path, pause: float, code: str = RUN, **more: str) -> subprocess.Popen[str]:
     paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(folder)],
-        env={**os.environ, "PYTHONPATH": paths, toy.PAUSE: str(pause)},
+        [sys.executable, "-c", code, str(folder)],
+        env={**os.environ, "PYTHONPATH": paths, toy.PAUSE: str(pause), **more},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -329,6 +339,25 @@ def test_a_kill_loses_at_most_the_running_block(how: signal.Signals, tmp_path: P
     outcome = run(toy.toy(), tmp_path)
     assert outcome.rows == 18 - len(there)
     assert rows(toy.toy(), tmp_path) == ALL
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_run_that_was_killed(tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    process = start(tmp_path, 60, RUN_IN_TWO, **{toy.HELD: str(held)})
+
+    def free() -> bool:
+        with held.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    wait_until(lambda: held.exists() and not free())  # somebody works
+    process.kill()
+    wait_until(free)
+    process.communicate(timeout=30)
 
 
 @pytest.mark.slow

@@ -1,14 +1,17 @@
 """A study that takes no time, and one for each way of going wrong."""
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from gleak_core.errors import GleakError
 from gleak_core.studies.study import Cell, Row, Study, grid
 
 PAUSE = "GLEAK_TOY_PAUSE"
+HELD = "GLEAK_TOY_HELD"  # a file: held by each process that has begun a block
 DEADLY = "GLEAK_TOY_DEADLY"  # a file: the first process to find it removes it and dies
 
 
@@ -37,6 +40,15 @@ def die_once(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         else:
             os._exit(9)
     return count(cell, seeds, device)
+
+
+def hold(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
+    _held.append(file := Path(os.environ[HELD]).open("a"))  # noqa: SIM115 (until the process ends)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return count(cell, seeds, device)
+
+
+_held: list[IO[str]] = []
 
 
 def always_die(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
