@@ -75,7 +75,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         seconds.append(time.perf_counter() - began)
     help_text, _, loaded = said.partition("LOADED")
-    for command in ("doctor", "data", "run", "refresh", "book", "attack"):
+    for command in ("doctor", "data", "run", "refresh", "book", "attack", "teach"):
         assert re.search(rf"(?m)^  {command} ", help_text)
     assert not {"torch", "numpy", "matplotlib", "papermill", "pandas"} & set(loaded.split())
     assert min(seconds) < (2.0 if os.environ.get("PYTEST_XDIST_WORKER") else 1.0)
@@ -85,6 +85,7 @@ def test_every_command_has_a_help_page() -> None:
     for words in (
         ["doctor"], ["run"], ["refresh"], ["book"], ["attack"],
         ["data"], ["data", "list"], ["data", "fetch"], ["data", "pack"], ["data", "verify"],
+        ["teach"], ["teach", "copy"], ["teach", "check"],
     ):  # fmt: skip
         result = gleak(*words, "--help")
         assert result.exit_code == 0, words

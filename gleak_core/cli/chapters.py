@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from gleak_core.publish.execute import Event, Outcome, Progress
 
-__all__ = ["book", "refresh", "run"]
+__all__ = ["book", "numbered", "refresh", "run"]
 
 FAILED = 1
 
@@ -56,7 +56,7 @@ def run(
     """Execute the chapters that are stale, with your parameters, and keep the finished pages."""
     from gleak_core.publish import execute, parameters, staleness
 
-    names, values = _numbered(chapters), parameters.parse(param or [])
+    names, values = numbered(chapters), parameters.parse(param or [])
     if list_ or why:
         for one in execute.plan(names, profile=profile, device=device, params=values):
             typer.echo(f"{one.chapter}: {staleness.why(one)}")
@@ -84,7 +84,7 @@ def refresh(chapters: Chapters = None, jobs: Jobs = None, timeout: Timeout = Non
 
     with _bars() as progress:
         outcomes = execute.refresh(
-            _numbered(chapters), jobs=jobs, timeout=timeout, progress=progress
+            numbered(chapters), jobs=jobs, timeout=timeout, progress=progress
         )
     _conclude(outcomes)
 
@@ -117,7 +117,7 @@ def book(
     typer.echo(made.index.resolve().as_uri())
 
 
-def _numbered(chapters: Sequence[str] | None) -> list[str]:
+def numbered(chapters: Sequence[str] | None) -> list[str]:
     """Let `1` mean chapter 01."""
     return [name.zfill(2) if name.isdigit() else name for name in chapters or ()]
 
