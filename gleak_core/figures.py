@@ -269,12 +269,14 @@ def intervals(
     ylabel: str,
     by: str = "",
     log: bool = False,
+    joined: bool = True,
     caption: str = "",
 ) -> Figure:
     """Draw measured cells with their intervals: `ours` between `low` and `high` at each `x`.
 
     `by` names a column whose values get a colour, a marker and a dash each. Values of `x` that are
     not numbers stand side by side in their order; `log` spaces numbers by their logarithm.
+    `joined=False` leaves out the lines between points, where their order means nothing.
     """
     if lacking := [name for name in (x, by, "ours", "low", "high") if name and name not in frame]:
         raise ValueError(f"the frame lacks {', '.join(lacking)}: it has {', '.join(frame)}")
@@ -296,7 +298,7 @@ def intervals(
                 ours,
                 yerr=np.abs([ours - low, high - ours]),
                 color=PALETTE[i % len(PALETTE)],
-                linestyle=_DASHES[i % len(_DASHES)] if numbers else "none",
+                linestyle=_DASHES[i % len(_DASHES)] if numbers and joined else "none",
                 marker=_MARKERS[i % len(_MARKERS)],
                 markersize=6,
                 capsize=3,

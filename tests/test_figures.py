@@ -157,6 +157,8 @@ def test_intervals_are_drawn_over_numbers_and_over_names(x: list) -> None:
     narrow = figures.intervals(cells(x).assign(low=0.5, high=0.5), "x", by="kind", **options)
     assert whole.png != narrow.png
     assert whole.png == figures.intervals(cells(x), "x", by="kind", **options).png
+    points = figures.intervals(cells(x), "x", by="kind", joined=False, **options)
+    assert (points.png == whole.png) == isinstance(x[0], str)
 
 
 def test_intervals_refuse_what_cannot_be_drawn() -> None:

@@ -24,7 +24,7 @@ def cells(name: str, *metrics: str, **where: Any) -> Frame:
     nothing is recorded.
     """
     frame = _choose(scoreboard.line(name), where)
-    return frame[frame["metric"].isin(metrics)] if metrics and len(frame) else frame
+    return frame[frame["metric"].isin(metrics)] if metrics else frame
 
 
 def one(name: str, metric: str, **where: Any) -> Mapping[str, Any]:
@@ -100,7 +100,7 @@ def intervals(
     name: str, metric: str, x: str, *, caption: str, **options: Any
 ) -> figures.Figure | figures.Table:
     """Draw recorded cells over a key; what `figures.intervals` does not know chooses cells."""
-    known = {"by", "xlabel", "ylabel", "alt", "log"}
+    known = {"by", "xlabel", "ylabel", "alt", "log", "joined"}
     drawn = {key: value for key, value in options.items() if key in known}
     frame = cells(name, metric, **{k: v for k, v in options.items() if k not in known})
     if frame.empty:
@@ -155,10 +155,14 @@ def verdict(name: str) -> str:
     return "\n".join(said)
 
 
+_COLUMNS = ("metric", "published", "ours", "n", "failed", "low", "high")
+
+
 def _choose(line: Line, where: Mapping[str, Any]) -> Frame:
     frame: Frame = pd.DataFrame(line.cells())
     if frame.empty:
-        return frame
+        keys = line.study.keys if line.study else ()
+        return pd.DataFrame(columns=[*keys, *_COLUMNS])
     frame = _where(line, frame, where)
     ends = frame["interval"].tolist()
     low, high = ([_number(end[i]) for end in ends] for i in range(2))
