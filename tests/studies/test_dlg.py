@@ -14,7 +14,7 @@ from support import random_batch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gleak_core import attacks, clients, data, metrics, models, papers, solvers, training
+from gleak_core import clients, data, metrics, models, papers, solvers, training
 from gleak_core.data import Batch
 from gleak_core.defences import Defence, ErrorFeedback
 from gleak_core.errors import GleakError
@@ -48,7 +48,7 @@ def sample(name: str, n: int | None = None, *, size: int = 32, seed: int = 0, la
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of our own for every data set, and attacks that hardly begin."""
     monkeypatch.setattr(data, "sample", sample)
-    few: attacks.Options = {"steps": FEW, "every": 1}
+    few: dict[str, Any] = {"steps": FEW, "every": 1}
     monkeypatch.setattr(dlg_attacks, "published", lambda **o: trials.published(**{**o, **few}))
     for room in (dlg_attacks, dlg_defences, dlg_doubts):
         monkeypatch.setattr(room, "ours", lambda **o: trials.ours(**{**o, **few}))
@@ -237,7 +237,7 @@ def test_rows_come_in_the_order_of_their_seeds(
     study: str, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On two networks; and a seed's row is the same if it is measured alone."""
-    one: attacks.Options = {"steps": 1, "every": 1}
+    one: dict[str, Any] = {"steps": 1, "every": 1}
     monkeypatch.setattr(dlg_attacks, "published", lambda **o: trials.published(**{**o, **one}))
     measure = BY_ID[study].measure
     assert measure is not None
