@@ -62,12 +62,14 @@ def while_training(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Ro
     """Our attack on the network it was made for, after so many epochs of training."""
     for number, those in groups(seeds):
         net = models.lenet(CLASSES, seed=number)
-        net.load_state_dict(_life(number, device)[int(cell["epochs"])])
+        stage = _life(number, device)[int(cell["epochs"])]
+        net.load_state_dict(stage.weights)
         batch = pictures("CIFAR-10", those, side=SIDE)
         seen = clients.fedsgd(net.to(device), batch.to(device), each=True)
         start = begin("uniform", those, batch.images.shape[1:])
         found = attacks.dlg(seen, **ours(start=start, seed=number))
-        yield from attempts(found, batch, "success_rate", "mse")
+        for row in attempts(found, batch, "success_rate", "mse"):
+            yield {**row, "test_accuracy": stage.accuracy}
 
 
 def _guard(cell: Cell) -> Defence:
@@ -107,13 +109,13 @@ def _accuracy(
 
 
 @functools.lru_cache(maxsize=2)
-def _life(number: int, device: str) -> dict[int, dict[str, Any]]:
-    """Return the weights of a network at the stages of its training."""
+def _life(number: int, device: str) -> dict[int, training.Stage]:
+    """Return the stages of a network's training."""
     net = models.lenet(CLASSES, seed=number).to(device)
     stages = training.train(
         net, *_split(), epochs=max(STAGES), rate=RATE / 2, keep=STAGES, seed=number
     )
-    return {stage.epoch: stage.weights for stage in stages}
+    return {stage.epoch: stage for stage in stages}
 
 
 @functools.cache
