@@ -97,15 +97,17 @@ def table(name: str, *metrics: str, caption: str, drop: Sequence[str] = (), **wh
 
 
 def intervals(
-    name: str, metric: str, x: str, *, caption: str, **options: Any
-) -> figures.Figure | figures.Table:
-    """Draw recorded cells over a key; what `figures.intervals` does not know chooses cells."""
-    known = {"by", "xlabel", "ylabel", "alt", "log", "joined"}
-    drawn = {key: value for key, value in options.items() if key in known}
-    frame = cells(name, metric, **{k: v for k, v in options.items() if k not in known})
+    name: str, metric: str, x: str, *, caption: str, alt: str, xlabel: str, ylabel: str,
+    by: str = "", log: bool = False, joined: bool = True, **where: Any,
+) -> figures.Figure | figures.Table:  # fmt: skip
+    """Draw recorded cells over a key, as `figures.intervals` does."""
+    frame = cells(name, metric, **where)
     if frame.empty:
         return _absent(name, caption)
-    return figures.intervals(frame, x, caption=f"{caption} {source(name)}", **drawn)
+    return figures.intervals(
+        frame, x, by=by, log=log, joined=joined, alt=alt, xlabel=xlabel, ylabel=ylabel,
+        caption=f"{caption} {source(name)}",
+    )  # fmt: skip
 
 
 def heat_map(
