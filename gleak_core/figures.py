@@ -23,10 +23,12 @@ from torch import Tensor
 
 from gleak_core.files import atomic_write
 from gleak_core.observation import Reconstruction
+from gleak_core.scrubber import Runs, Scrubber, reel
 
 __all__ = [
     "PALETTE",
     "Figure",
+    "Scrubber",
     "Table",
     "before_after",
     "curves",
@@ -37,6 +39,7 @@ __all__ = [
     "loss_curves",
     "paper_table",
     "render",
+    "scrubber",
     "strip",
     "table",
 ]
@@ -207,6 +210,27 @@ def filmstrip(
         rows[names[row] if names else f"trial {trial}"] = frames + truth
     titles = [f"step {int(steps[f])}" for f in picked] + ([] if private is None else ["private"])
     return strip(rows, alt=alt, titles=titles, caption=caption)
+
+
+def scrubber(
+    runs: Runs,
+    private: Tensor,
+    *,
+    alt: str,
+    trials: Sequence[int] | None = None,
+    names: Sequence[str] = (),
+    count: int = 24,
+    caption: str = "",
+) -> Scrubber:
+    """Set any two runs side by side, with one slider over their frames and curves of the measures.
+
+    The keys of `runs` are (attack, start), or a name alone; `private` (N, C, H, W) are the images
+    that the `trials` (all of them, if not given) were run on, and `names` what to call them. Up to
+    `count` steps are kept, the early ones denser. Without scripts a page shows the filmstrips.
+    """
+    shown = reel(runs, private, trials=trials, names=names, count=count)
+    titles, rows = shown.stills()
+    return shown.viewer(strip(rows, alt=alt, titles=titles).png, alt, caption)
 
 
 def curves(

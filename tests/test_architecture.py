@@ -65,6 +65,7 @@ PARTS = {
     "text_observation": "observation",
     "sentences": "clients",
     "training": "clients",
+    "scrubber": "figures",
 }
 ATTACKER = {
     "attacks", "labels", "objectives", "solvers", "starts", "stacks", "analytic", "cafe", "text",

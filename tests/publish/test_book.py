@@ -49,7 +49,8 @@ def little(project: Path, write: Write) -> Path:
         (project / "book" / "_static" / name).write_text(
             '<svg xmlns="http://www.w3.org/2000/svg"/>'
         )
-    (project / "book" / "_static" / "custom.css").write_text("")
+    for name in ("custom.css", "scrubber.css", "scrubber.js"):
+        (project / "book" / "_static" / name).write_text("")
     (project / "book" / "references.bib").write_text("")
     (project / "book" / "_toc.yml").write_text(TOC)
     (project / "book" / "index.md").write_text(
