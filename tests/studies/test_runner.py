@@ -1,6 +1,5 @@
 """The runner: only what is missing, every row exactly once, whatever happens on the way."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 from studies import toy
 
-from gleak_core import data
+from gleak_core import data, locks
 from gleak_core.errors import GleakError
 from gleak_core.studies import runner, workers
 from gleak_core.studies.store import Store
@@ -346,17 +345,9 @@ def test_no_worker_outlives_a_run_that_was_killed(tmp_path: Path) -> None:
     held = tmp_path / "held"
     process = start(tmp_path, 60, RUN_IN_TWO, **{toy.HELD: str(held)})
 
-    def free() -> bool:
-        with held.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
-
-    wait_until(lambda: held.exists() and not free())  # somebody works
+    wait_until(lambda: held.exists() and not locks.is_free(held))  # somebody works
     process.kill()
-    wait_until(free)
+    wait_until(lambda: locks.is_free(held))
     process.communicate(timeout=30)
 
 
