@@ -39,6 +39,7 @@ class Metric:
     unit: str
     better: str
     statistic: str
+    shared: int = 1  # trials of ours that have one value together, as those of a training
 
     @property
     def words(self) -> str:
@@ -135,7 +136,7 @@ _WORDS = {str: "text", list: "a list", dict: "a table", _NUMBER: "a number"}
 _TYPES: dict[str, Any] = dict.fromkeys(("keys", "stated", "open", "columns", "cells"), list)
 _TYPES |= dict.fromkeys(("source", "headline", "metrics", "at", "where", "first", "second"), dict)
 _TYPES |= dict.fromkeys(("within", "factor", "share", "margin", "at_least", "at_most"), _NUMBER)
-_TYPES |= {"ours_keys": dict, "result": list, "rule": list}
+_TYPES |= {"ours_keys": dict, "result": list, "rule": list, "shared": int}
 _RESULT = "id title place claim keys stated open columns cells headline metrics"
 # What a rule of each kind must say, what it may say, and of what it must say exactly one.
 _KINDS = {
@@ -207,7 +208,7 @@ def _result(row: dict[str, Any]) -> Result:
     lists = {name: tuple(row[name]) for name in ("keys", "stated", "open", "columns")}
     keys, columns, ours = lists["keys"], lists["columns"], row.get("ours_keys", {})
     for name, facts in row["metrics"].items():
-        _fields(facts, "unit better statistic", "", f"metric {name} of {what}")
+        _fields(facts, "unit better statistic", "shared", f"metric {name} of {what}")
         choose(f"better of {name} of {what}", facts["better"], _BETTER)
         choose(f"statistic of {name} of {what}", facts["statistic"], ("mean", "median", "rate"))
     metrics = {name: Metric(name, **facts) for name, facts in row["metrics"].items()}

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import stdtrit
 
-__all__ = ["Estimate", "bootstrap", "paired", "rank_correlation", "rate", "wilson"]
+__all__ = ["Estimate", "bootstrap", "few", "paired", "rank_correlation", "rate", "wilson"]
 
 _RESAMPLES = 2000
 
@@ -87,6 +88,25 @@ def bootstrap(
     if np.isnan(value):
         low = high = math.nan
     return Estimate(float(value), low, high, len(sample), int(bad.sum()))
+
+
+def few(values: Sequence[float], *, level: float = 0.95) -> Estimate:
+    """Return the mean of a handful of values with Student's interval.
+
+    Drawing again from four values, as the bootstrap does, says too little of a fifth. One or two
+    tell next to nothing of another: their interval is everything.
+    """
+    _check(level)
+    sample = np.asarray(values, float)
+    if not len(sample):
+        raise ValueError("there is no estimate of no values: pass at least one")
+    n, mean = len(sample), float(sample.mean())
+    if math.isnan(mean):
+        return Estimate(mean, math.nan, math.nan, n, int(np.isnan(sample).sum()))
+    if n < 3:
+        return Estimate(mean, -math.inf, math.inf, n)
+    off = float(stdtrit(n - 1, (1 + level) / 2) * sample.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - off, mean + off, n)
 
 
 def paired(

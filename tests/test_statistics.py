@@ -9,7 +9,15 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gleak_core.statistics import Estimate, bootstrap, paired, rank_correlation, rate, wilson
+from gleak_core.statistics import (
+    Estimate,
+    bootstrap,
+    few,
+    paired,
+    rank_correlation,
+    rate,
+    wilson,
+)
 
 
 @given(n=st.integers(1, 500), data=st.data())
@@ -81,6 +89,23 @@ def test_a_trial_that_is_not_a_number_counts_as_the_worst() -> None:
 
 def test_a_rate_is_a_wilson_interval() -> None:
     assert rate([True] * 3 + [False]) == Estimate(0.75, *wilson(3, 4), 4, 1)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=3, max_size=9))
+def test_the_mean_of_a_few_is_students(values: list[float]) -> None:
+    found = few(values)
+    spread = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    ends = scipy.stats.t.interval(0.95, len(values) - 1) if spread else (0.0, 0.0)
+    wanted = [np.mean(values) + spread * end for end in ends]
+    assert found.n == len(values)
+    assert [found.low, found.high] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_two_values_have_no_interval_to_speak_of() -> None:
+    assert few([1.0, 3.0]) == Estimate(2.0, -math.inf, math.inf, 2)
+    assert math.isnan(few([1.0, math.nan, 2.0]).low) and few([1.0, math.nan, 2.0]).failed == 1
+    with pytest.raises(ValueError, match="no estimate of no values"):
+        few([])
 
 
 def test_pairs_see_what_separate_intervals_do_not() -> None:

@@ -190,6 +190,8 @@ def _cost(line: Line) -> str:
 def _interval(value: float, low: float, high: float, unit: str) -> str:
     if math.isnan(value):
         return "not finite"
+    if math.isinf(low) and math.isinf(high):  # too few values for an interval
+        return f"{value:.4g} {unit}".rstrip()
     return f"{value:.4g} [{low:.4g}, {high:.4g}] {unit}".rstrip()
 
 

@@ -185,8 +185,10 @@ def _interval(cell: Mapping[str, Any]) -> str:
     ours = _number(cell["ours"])
     if math.isnan(ours):
         return "—"
-    ends = [f"{_number(cell[name]):.3g}" for name in ("low", "high")]
-    return f"{ours:.3g} [{', '.join(ends)}]"
+    ends = [_number(cell[name]) for name in ("low", "high")]
+    if math.isinf(ends[0]) and math.isinf(ends[1]):
+        return f"{ours:.3g} (of {cell['n']})"  # too few for an interval
+    return f"{ours:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]"
 
 
 def _number(value: Any) -> float:

@@ -16,6 +16,7 @@ from gleak_core.studies.store import Frame, word
 
 __all__ = ["Finding", "check", "estimate", "groups"]
 
+_MEASURED = "measured"  # in what a rule says that misses something
 _STRONG = 0.8  # the rank correlation from which on a trend is one
 
 
@@ -27,6 +28,11 @@ class Finding:
     met: bool
     detail: str
 
+    @property
+    def judged(self) -> bool:
+        """Whether all it asks for was there: where it is not met, that is no fault of a gap."""
+        return _MEASURED not in self.detail
+
 
 def check(result: Result, rows: Frame) -> tuple[Finding, ...]:
     """Hold our rows against every rule of a result."""
@@ -34,7 +40,12 @@ def check(result: Result, rows: Frame) -> tuple[Finding, ...]:
 
 
 def estimate(metric: Metric, values: Sequence[float]) -> Estimate:
-    """Summarise the trials of one cell as the result asks for."""
+    """Summarise the trials of one cell as the result asks for.
+
+    Where trials share a value it counts once: forty pictures with four trainings are four.
+    """
+    if metric.shared > 1:
+        return statistics.few(sorted(values)[:: metric.shared])
     if metric.statistic == "rate":
         if shares := {v for v in values if v not in (0, 1) and not math.isnan(v)}:
             raise GleakError(
@@ -107,7 +118,7 @@ def _rank(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     pairs = _printed(result, rule, rows)
     there = [(p, o.value) for p, o in pairs if o and not math.isnan(o.value)]
     if len(there) < len(pairs) or len(there) < 3:
-        return False, f"{len(there)} of {len(pairs)} cells are measured"
+        return False, f"{len(there)} of {len(pairs)} cells are {_MEASURED}"
     rho = statistics.rank_correlation(*zip(*there, strict=True))
     assert rule.at_least is not None
     return rho >= rule.at_least, f"rank correlation {rho:.2f} over {len(there)} cells"
@@ -125,7 +136,7 @@ def _order(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     rest = [name for name in _keys(result, rows) if name not in differ]
     both = sides[0].merge(sides[1], on=[*rest, "seed"], suffixes=("_1", "_2"))
     if both.empty:
-        return False, "nothing measured to compare"
+        return False, f"nothing {_MEASURED} to compare"
     sign = -1 if metric.better == "lower" else 1
     good, cells, said, least, failed = 0, 0, [], math.inf, 0
     way = "median" if metric.statistic == "median" else "mean"
@@ -161,7 +172,7 @@ def _trend(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
         found = [points[at] for at in sorted(points)]
         values = [one.value for one in found]
         if len(values) < 2:
-            return False, f"only one value of {rule.along} is measured"
+            return False, f"only one value of {rule.along} is {_MEASURED}"
         if any(math.isnan(value) for value in values):
             return False, f"failed trials leave no value at some {rule.along}"
         if rule.direction == "flat":
@@ -177,7 +188,7 @@ def _trend(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
             rho = statistics.rank_correlation(range(len(values)), values)
             good.append(rho >= _STRONG if rule.direction == "rising" else rho <= -_STRONG)
             said.append(f"rank correlation {rho:.2f}")
-    return bool(good) and all(good), ", ".join(said) or "nothing measured"
+    return bool(good) and all(good), ", ".join(said) or f"nothing {_MEASURED}"
 
 
 def _bound(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
@@ -189,7 +200,7 @@ def _bound(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
         if len(part)
     ]
     if not found or some.empty:
-        return False, "nothing measured"
+        return False, f"nothing {_MEASURED}"
     if rule.at_least is not None:
         good = sum(one.low >= rule.at_least for one in found)
         edge = min(one.low for one in found)
@@ -211,4 +222,4 @@ def _share(good: int, cells: int, rule: Rule) -> bool:
 
 def _lack(pairs: Sequence[tuple[float, Estimate | None]]) -> str:
     lacking = sum(ours is None for _, ours in pairs)
-    return f" ({lacking} not measured)" if lacking else ""
+    return f" ({lacking} not {_MEASURED})" if lacking else ""

@@ -248,7 +248,7 @@ def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tu
     if sizes.min() < ENOUGH:
         few = f"{why}, with {sizes.min()} trials in a cell: {ENOUGH} are asked for"
         return "partly" if met else "not yet run", few
-    if met == 0 and not absent:  # what is absent meets no rule
+    if met == 0 and any(finding.judged for finding in findings):
         return "not reproduced", why
     return "partly" if absent or met < len(findings) else "reproduced", why
 

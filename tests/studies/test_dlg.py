@@ -601,6 +601,12 @@ def test_a_property_is_inferred_without_a_copy(made_up, monkeypatch: pytest.Monk
     assert sum(row["accuracy"] for row in rows) / 20 >= 75
 
 
+@pytest.mark.parametrize("study", [s for s in STUDIES if "test_accuracy" in s.metrics])
+def test_trainings_are_counted_as_often_as_they_are_made(study: Study) -> None:
+    shared = papers.find(study.id).metrics["test_accuracy"].shared
+    assert shared == (trials.SHARED if study.id == "dlg.c9-untrained" else dlg_defences.TOLD)
+
+
 # --- all of them ------------------------------------------------------------------------------
 
 

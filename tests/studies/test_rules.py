@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -216,6 +217,16 @@ def test_a_failed_trial_counts_as_the_worst() -> None:
     assert (found.value, found.failed) == (math.inf, 2)
     assert math.isnan(rules.estimate(METRICS["psnr"], [30.0, math.nan]).value)
     assert rules.estimate(METRICS["success_rate"], [1.0, 0.0]).value == 0.5
+
+
+def test_what_trials_share_counts_once() -> None:
+    """Four trainings told with ten pictures each are four values, in whatever order they come."""
+    metric = Metric("accuracy", "%", "higher", "mean", shared=10)
+    values = [45.0, 47.0, 47.0, 41.0] * 10
+    found = rules.estimate(metric, values)
+    assert (found.value, found.n) == (45.0, 4)
+    assert found.low < 42 < 48 < found.high
+    assert rules.estimate(replace(metric, shared=1), values).low > 44
 
 
 def test_numbers_are_the_same_key_however_they_are_written() -> None:

@@ -104,6 +104,10 @@ def test_what_need_not_be_there_caps_the_verdict(board, tmp_path: Path) -> None:
     assert judged("without", 1, 2) == ("partly", told)
     assert judged("gap", 1, 3) == ("not yet run", "only 2 of 3 cells are measured")
     assert judged("whole", 1, 2, 3) == ("reproduced", "2 of 2 rules are met")
+    close, trend = RULES  # what fails on the cells that are there fails without the others
+    board(whole, rules=(replace(close, within=1.0), replace(trend, direction="falling")))
+    line = scoreboard.line("toy.table1", folder=tmp_path / "without")
+    assert line.verdict == "not reproduced" and "without 3" in line.why
 
 
 def test_few_trials_are_not_called_reproduced(board, tmp_path: Path) -> None:
