@@ -1,5 +1,6 @@
 """What chapters show of the records: every number from a row, and its origin beside it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,9 @@ def test_figures_are_drawn_of_what_is_recorded_and_say_so_where_nothing_is(shown
     ]
     assert all(isinstance(one, figures.Figure) for one in maps)
     assert maps[0] != maps[1]
+
+
+def test_too_few_values_have_no_interval_in_a_table() -> None:
+    cell = {"ours": 32.25, "low": -math.inf, "high": math.inf, "n": 2}
+    assert recorded._interval(cell) == "32.2 (of 2)"
+    assert recorded._interval({**cell, "low": 31, "high": 33.5}) == "32.2 [31, 33.5]"
