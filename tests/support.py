@@ -1,10 +1,17 @@
 """Shared by test modules."""
 
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from gleak_core import papers
 from gleak_core.data import Batch
-from gleak_core.observation import History, Reconstruction
+from gleak_core.observation import History, Reconstruction, Status
+from gleak_core.studies import runner
+from gleak_core.studies.study import Cell, Row, Study
 
 
 def random_batch(n: int = 4, *, classes: int = 5, size: int = 8, seed: int = 0) -> Batch:
@@ -46,3 +53,46 @@ def made_up_run(
         seconds=0.0,
         attack=attack,
     )
+
+
+def rebuilt(
+    images: Tensor,
+    frames: Tensor | None = None,
+    at: Sequence[int] = (0,),
+    status: Sequence[Status] | None = None,
+) -> Reconstruction:
+    """Return what an attack might have found: images (T, B, …), frames (F, T, B, …)."""
+    count = len(images)
+    said: list[Status] = ["solved"] * count
+    frames = images[None] if frames is None else frames
+    return Reconstruction(
+        images=images,
+        labels=None,
+        loss=torch.zeros(count),
+        status=tuple(status or said),
+        history=History(torch.arange(1), torch.zeros(1, count), torch.tensor(at), frames),
+        evaluations=torch.arange(count) + 7,
+        seconds=0.0,
+        attack="made up",
+    )
+
+
+def measures_what_it_names(study: Study, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Run two trials of a study's first and last cell: no column lacks, none is too many."""
+    assert study.metrics == tuple(papers.find(study.id).metrics)
+    named = {*study.metrics} - {"seconds"}  # the runner's
+    real = study.measure
+    assert real is not None
+
+    def measure(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
+        for row in real(cell, seeds, device):
+            assert set(row) == {*named, "status", "evaluations"}
+            yield row
+
+    some = replace(study, cells=(study.cells[0], study.cells[-1]), measure=measure)
+    frame = runner.measure(some, device="cpu", trials=2)
+    assert len(frame) == 4
+    numbers = frame[[*study.metrics]].astype(float)
+    assert numbers.notna().all(axis=None)
+    for name in study.metrics:
+        assert numbers[name].between(*limits.get(name, (0, math.inf))).all(), name

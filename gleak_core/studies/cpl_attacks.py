@@ -5,7 +5,6 @@ the same network and the same random numbers in the start: methods are compared 
 """
 
 import math
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -54,12 +53,14 @@ __all__ = [
     "elbows",
     "first_picture",
     "frames",
+    "judged",
     "large",
     "nearest",
     "of_one_class",
     "one_dummy",
     "parts",
     "patterned",
+    "rows",
     "run",
     "second_picture",
     "success",
@@ -252,8 +253,34 @@ def nearest(pictures: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     return metrics.mse(found, own).amin(1), metrics.ssim(found, own).amax(1)
 
 
-def _row(found: Reconstruction, t: int, **measured: float) -> Row:
-    return {**measured, "status": found.status[t], "evaluations": int(found.evaluations[t])}
+def judged(images: Tensor, own: Sequence[Batch], *measures: str) -> Iterator[dict[str, float]]:
+    """Yield how close each trial's picture, of (T, 1, C, H, W), is to the nearest private one.
+
+    The measures are "ssim", "mse", "psnr" and "success_rate".
+    """
+    for picture, batch in zip(images, own, strict=True):
+        error, alike = (float(one[0]) for one in nearest(picture, batch))
+        row = {
+            "ssim": alike,
+            "mse": error,
+            "psnr": min(-10 * math.log10(max(error, 1e-12)), metrics.PSNR_CAP),
+            "success_rate": float(error < metrics.THRESHOLD),
+        }
+        yield {measure: row[measure] for measure in measures}
+
+
+def rows(
+    found: Reconstruction, own: Sequence[Batch], *measures: str, **more: Sequence[float]
+) -> Iterator[Row]:
+    """Yield a row for each trial of an attack with one dummy, with a column of `more` for each."""
+    for t, row in enumerate(judged(found.images, own, *measures)):
+        extra = {name: values[t] for name, values in more.items()}
+        yield {**row, **extra, **_known(found, t)}
+
+
+def _known(found: Reconstruction, t: int) -> Row:
+    """Return what every row says of its run."""
+    return {"status": found.status[t], "evaluations": int(found.evaluations[t])}
 
 
 # --- the studies --------------------------------------------------------------------------------
@@ -270,14 +297,14 @@ def table(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         ).share(number, some, device)
         aim = seen if every else one_dummy(seen)
         found = attack(aim, METHODS["CPL"], some, number=number, steps=SHOWN, every=0)
+        if not every:
+            yield from rows(found, own, "ssim", "mse")
+            continue
         for t, batch in enumerate(own):
-            if every:
-                score = metrics.score(_only(found, t), batch)
-                assert isinstance(score.ssim, Tensor)  # 32×32 has room for its window
-                error, alike = score.mse.mean(), score.ssim.mean()
-            else:
-                error, alike = (one[0] for one in nearest(found.images[t], batch))
-            yield _row(found, t, ssim=float(alike), mse=float(error))
+            score = metrics.score(_only(found, t), batch)
+            assert isinstance(score.ssim, Tensor)  # 32×32 has room for its window
+            error, alike = float(score.mse.mean()), float(score.ssim.mean())
+            yield {"ssim": alike, "mse": error, **_known(found, t)}
 
 
 def _only(found: Reconstruction, t: int) -> Reconstruction:
@@ -303,9 +330,7 @@ def compared(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         found = attack(
             one_dummy(seen), METHODS[str(cell["method"])], some, number=number, steps=SHOWN, every=0
         )
-        for t, batch in enumerate(own):
-            error, alike = (float(one[0]) for one in nearest(found.images[t], batch))
-            yield _row(found, t, ssim=alike, mse=error)
+        yield from rows(found, own, "ssim", "mse")
 
 
 def drifting(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -320,11 +345,9 @@ def drifting(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         found = attack(
             one_dummy(seen), METHODS["CPL"], some, number=number, steps=SHOWN, alpha=alpha
         )
-        for t, batch in enumerate(own):
-            error, alike = (float(one[0]) for one in nearest(found.images[t], batch))
-            course, _ = nearest(found.history.frames[:, t, 0], batch)  # (F,)
-            away = float(course[-1] > 2 * course.min())
-            yield _row(found, t, ssim=alike, mse=error, drift=away)
+        courses = [nearest(found.history.frames[:, t, 0], one)[0] for t, one in enumerate(own)]
+        away = [float(course[-1] > 2 * course.min()) for course in courses]  # of (F,) each
+        yield from rows(found, own, "ssim", "mse", drift=away)
 
 
 def first_picture(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -367,8 +390,8 @@ def _race(
         label, term = (False, "") if of_dlg else (True, ORACLE)
         found = run(seen, start, some, label=label, term=term, number=number, steps=SHOWN)
         asked = [name for name in measures if name != "early"]
-        rows = attempts(found, _singles(own), *asked, budget=SHOWN, per=INNER)
-        for t, row in enumerate(rows):
+        runs = attempts(found, _singles(own), *asked, budget=SHOWN, per=INNER)
+        for t, row in enumerate(runs):
             if "early" in measures:
                 row["early"] = _early(nearest(found.history.frames[:, t, 0], own[t])[0])
             yield row
@@ -399,15 +422,14 @@ def large(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         found = attack(
             seen, METHODS[str(cell["method"])], some, number=number, steps=budget, history=HISTORY
         )
-        good = 10 ** (-QUALITY[stage] / 10)
+        good, soon = 10 ** (-QUALITY[stage] / 10), []
         for t, batch in enumerate(own):
             errors, _ = nearest(found.history.frames[:, t, 0], batch)
             there = (errors <= good).nonzero()[:, 0].tolist()
             never = (WITHIN[stage] + 1) * INNER
             steps = int(found.history.frame_steps[there[0]]) if there else never
-            error = float(nearest(found.images[t], batch)[0][0])
-            decibels = min(-10 * math.log10(max(error, 1e-12)), metrics.PSNR_CAP)
-            yield _row(found, t, iterations=-(-steps // INNER), psnr=decibels)
+            soon.append(-(-steps // INNER))
+        yield from rows(found, own, "psnr", iterations=soon)
 
 
 def frames(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -416,9 +438,8 @@ def frames(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     for number, some in groups(seeds):
         own, found = _watched(str(cell["method"]), number, tuple(some), device)
         shown = int((found.history.frame_steps <= at).sum()) - 1
-        for t, batch in enumerate(own):
-            error, alike = nearest(found.history.frames[shown, t], batch)
-            yield _row(found, t, mse=float(error[0]), ssim=float(alike[0]))
+        for t, row in enumerate(judged(found.history.frames[shown], own, "mse", "ssim")):
+            yield {**row, **_known(found, t)}
 
 
 @lru_cache(maxsize=4)  # the ten iterations that are looked at are of the same runs
@@ -432,15 +453,12 @@ def _watched(
 def success(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Both attacks to the end, by all measures of the source."""
     for number, some in groups(seeds):
-        began = time.perf_counter()
         own, seen = Clients().share(number, some, device)
         found = attack(seen, METHODS[str(cell["method"])], some, number=number, steps=ITERATIONS)
         names = ("mse", "success_rate", "iterations")
-        rows = attempts(found, _singles(own), *names, budget=ITERATIONS, per=INNER)
-        seconds = (time.perf_counter() - began) / len(some)
-        for t, row in enumerate(rows):
-            alike = float(nearest(found.images[t], own[t])[1][0])
-            yield {**row, "ssim": alike, "seconds": seconds}
+        runs = attempts(found, _singles(own), *names, budget=ITERATIONS, per=INNER)
+        for row, alike in zip(runs, judged(found.images, own, "ssim"), strict=True):
+            yield row | alike
 
 
 def parts(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -459,9 +477,7 @@ def parts(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
             every=0,
             history=HISTORY if how.side == LARGE else 100,
         )
-        for t, batch in enumerate(own):
-            error = float(nearest(found.images[t], batch)[0][0])
-            yield _row(found, t, mse=error, success_rate=float(error < metrics.THRESHOLD))
+        yield from rows(found, own, "mse", "success_rate")
 
 
 def _singles(own: Sequence[Batch]) -> Batch:

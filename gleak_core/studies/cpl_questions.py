@@ -15,9 +15,9 @@ from gleak_core.studies.cpl_attacks import (
     SHOWN,
     Clients,
     attack,
-    nearest,
     of_one_class,
     one_dummy,
+    rows,
 )
 from gleak_core.studies.study import Cell, Row
 from gleak_core.studies.trials import SIDE, groups, side_by_side
@@ -53,8 +53,8 @@ def chosen(steps: int, term: str, device: str) -> float:
     away = range(2**20, 2**20 + OWN_PICTURES)
 
     def quality(alpha: float) -> float:
-        rows = _weighted(alpha, steps, term, away, device, half=1)
-        return sum(row["ssim"] for row in rows)
+        tried = _weighted(alpha, steps, term, away, device, half=1)
+        return sum(row["ssim"] for row in tried)
 
     return max(TRIED, key=quality)
 
@@ -74,14 +74,7 @@ def _weighted(
             term=term,
             every=0,
         )
-        for t, batch in enumerate(own):
-            error, alike = (float(one[0]) for one in nearest(found.images[t], batch))
-            yield {
-                "ssim": alike,
-                "mse": error,
-                "status": found.status[t],
-                "evaluations": int(found.evaluations[t]),
-            }
+        yield from rows(found, own, "ssim", "mse")
 
 
 def label(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:

@@ -7,14 +7,27 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from gleak_core import figures
+from gleak_core import figures, statistics
+from gleak_core.statistics import Estimate
 from gleak_core.studies import scoreboard
 from gleak_core.studies.scoreboard import Line
 from gleak_core.studies.store import Frame, word
 
-__all__ = ["board", "cells", "heat_map", "intervals", "one", "source", "table", "trials", "verdict"]
+__all__ = [
+    "ahead",
+    "board",
+    "cells",
+    "heat_map",
+    "intervals",
+    "one",
+    "source",
+    "table",
+    "trials",
+    "verdict",
+]
 
 
 def cells(name: str, *metrics: str, **where: Any) -> Frame:
@@ -43,6 +56,32 @@ def trials(name: str, metric: str, **where: Any) -> pd.DataFrame:
         return pd.DataFrame()
     rows = _where(line, line.rows, where)
     return rows[[*line.study.keys, "seed", metric]].astype({metric: float}).reset_index(drop=True)
+
+
+def ahead(
+    name: str,
+    metric: str,
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    *,
+    decades: bool = False,
+    **where: Any,
+) -> Estimate | None:
+    """Return how far one setting is ahead of another: the median over pairs of the same seed.
+
+    It is positive if the first is the better one. With `decades` it counts powers of ten. None if
+    nothing is recorded.
+    """
+    one, two = (trials(name, metric, **{**where, **side}) for side in (first, second))
+    if one.empty or two.empty:
+        return None
+    same = [key for key in one.columns if key not in {*first, *second, metric}]
+    both: Any = one.merge(two, on=same, suffixes=("_1", "_2"))
+    sign = -1 if scoreboard.line(name).metric(metric).better == "lower" else 1
+    ours, theirs = (both[f"{metric}_{k}"] for k in (1, 2))
+    if decades:
+        ours, theirs = np.log10(ours), np.log10(theirs)
+    return statistics.paired((sign * ours).tolist(), (sign * theirs).tolist(), "median")
 
 
 def board(*names: str, caption: str) -> figures.Table:

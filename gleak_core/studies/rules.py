@@ -16,27 +16,33 @@ from gleak_core.studies.store import Frame, word
 
 __all__ = ["Finding", "check", "estimate", "groups"]
 
-_MEASURED = "measured"  # in what a rule says that misses something
 _STRONG = 0.8  # the rank correlation from which on a trend is one
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a rule is met, and by what."""
+    """Whether a rule is met, and by what; one that is not, for a gap, was not judged."""
 
     rule: Rule
     met: bool
     detail: str
+    judged: bool = True
 
-    @property
-    def judged(self) -> bool:
-        """Whether all it asks for was there: where it is not met, that is no fault of a gap."""
-        return _MEASURED not in self.detail
+
+class _Gap(Exception):
+    """Says what a rule lacks to be judged."""
 
 
 def check(result: Result, rows: Frame) -> tuple[Finding, ...]:
     """Hold our rows against every rule of a result."""
-    return tuple(Finding(rule, *_KINDS[rule.kind](result, rule, rows)) for rule in result.rules)
+
+    def one(rule: Rule) -> Finding:
+        try:
+            return Finding(rule, *_KINDS[rule.kind](result, rule, rows))
+        except _Gap as gap:
+            return Finding(rule, False, str(gap), judged=False)
+
+    return tuple(map(one, result.rules))
 
 
 def estimate(metric: Metric, values: Sequence[float]) -> Estimate:
@@ -111,14 +117,19 @@ def _close(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     far = [abs(o.value - p) for p, o in pairs if o and math.isfinite(o.value)]
     unit = result.metrics[rule.metric].unit
     most = f"; the largest gap is {max(far):.3g} {unit}".rstrip() if far else ""
-    return _share(good, len(pairs), rule), f"{good} of {len(pairs)} cells{_lack(pairs)}{most}"
+    met, lacking = _share(good, len(pairs), rule), sum(ours is None for _, ours in pairs)
+    gap = f" ({lacking} not measured)" if lacking else ""
+    detail = f"{good} of {len(pairs)} cells{gap}{most}"
+    if lacking and not met:
+        raise _Gap(detail)
+    return met, detail
 
 
 def _rank(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     pairs = _printed(result, rule, rows)
     there = [(p, o.value) for p, o in pairs if o and not math.isnan(o.value)]
     if len(there) < len(pairs) or len(there) < 3:
-        return False, f"{len(there)} of {len(pairs)} cells are {_MEASURED}"
+        raise _Gap(f"{len(there)} of {len(pairs)} cells are measured")
     rho = statistics.rank_correlation(*zip(*there, strict=True))
     assert rule.at_least is not None
     return rho >= rule.at_least, f"rank correlation {rho:.2f} over {len(there)} cells"
@@ -136,16 +147,19 @@ def _order(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     rest = [name for name in _keys(result, rows) if name not in differ]
     both = sides[0].merge(sides[1], on=[*rest, "seed"], suffixes=("_1", "_2"))
     if both.empty:
-        return False, f"nothing {_MEASURED} to compare"
+        raise _Gap("nothing measured to compare")
     sign = -1 if metric.better == "lower" else 1
     good, cells, said, least, failed = 0, 0, [], math.inf, 0
     way = "median" if metric.statistic == "median" else "mean"
     for _, some in groups(both, rest):
-        apart = statistics.paired(
-            (sign * some[f"{rule.metric}_1"].astype(float)).tolist(),
-            (sign * some[f"{rule.metric}_2"].astype(float)).tolist(),
-            way,
-        )
+        # Where trials share a value, one of them speaks for all.
+        some = some.assign(group=some["seed"].astype(int) // metric.shared)
+        some = some.drop_duplicates("group")
+        one, two = (sign * some[f"{rule.metric}_{k}"].astype(float) for k in (1, 2))
+        if metric.shared > 1:
+            apart = statistics.few((one - two).tolist())
+        else:
+            apart = statistics.paired(one.tolist(), two.tolist(), way)
         cells += 1
         good += apart.low > rule.margin
         said.append(sign * apart.value)
@@ -172,7 +186,7 @@ def _trend(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
         found = [points[at] for at in sorted(points)]
         values = [one.value for one in found]
         if len(values) < 2:
-            return False, f"only one value of {rule.along} is {_MEASURED}"
+            raise _Gap(f"only one value of {rule.along} is measured")
         if any(math.isnan(value) for value in values):
             return False, f"failed trials leave no value at some {rule.along}"
         if rule.direction == "flat":
@@ -188,7 +202,9 @@ def _trend(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
             rho = statistics.rank_correlation(range(len(values)), values)
             good.append(rho >= _STRONG if rule.direction == "rising" else rho <= -_STRONG)
             said.append(f"rank correlation {rho:.2f}")
-    return bool(good) and all(good), ", ".join(said) or f"nothing {_MEASURED}"
+    if not good:
+        raise _Gap("nothing measured")
+    return all(good), ", ".join(said)
 
 
 def _bound(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
@@ -200,7 +216,7 @@ def _bound(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
         if len(part)
     ]
     if not found or some.empty:
-        return False, f"nothing {_MEASURED}"
+        raise _Gap("nothing measured")
     if rule.at_least is not None:
         good = sum(one.low >= rule.at_least for one in found)
         edge = min(one.low for one in found)
@@ -218,8 +234,3 @@ _KINDS = {"close": _close, "order": _order, "rank": _rank, "trend": _trend, "bou
 
 def _share(good: int, cells: int, rule: Rule) -> bool:
     return cells > 0 and good >= rule.share * cells - 1e-9
-
-
-def _lack(pairs: Sequence[tuple[float, Estimate | None]]) -> str:
-    lacking = sum(ours is None for _, ours in pairs)
-    return f" ({lacking} not {_MEASURED})" if lacking else ""

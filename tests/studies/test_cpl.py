@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from support import measures_what_it_names, rebuilt
 from torch.nn import functional as F
 
-from gleak_core import attacks, data, metrics, models, papers, starts, training
+from gleak_core import attacks, data, metrics, models, starts, training
 from gleak_core.data import Batch
-from gleak_core.observation import History, Observation, Reconstruction
-from gleak_core.studies import cpl_attacks, cpl_questions, runner, trials
+from gleak_core.observation import Observation, Reconstruction
+from gleak_core.studies import cpl_attacks, cpl_questions, trials
 from gleak_core.studies.cpl import STUDIES
 from gleak_core.studies.cpl_attacks import (
     METHODS,
@@ -23,7 +22,7 @@ from gleak_core.studies.cpl_attacks import (
     SWAPPED,
     Clients,
 )
-from gleak_core.studies.study import Cell, Row, Study
+from gleak_core.studies.study import Row, Study
 
 FEW = 3  # evaluations
 CLASSES = 6
@@ -72,22 +71,6 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for one in remembered:
         one.cache_clear()
-
-
-def found(images: Tensor, frames: Tensor | None = None, at: Sequence[int] = (0,)) -> Reconstruction:
-    """Return what an attack might have found: images (T, B, …), frames (F, T, B, …)."""
-    count = len(images)
-    frames = images[None] if frames is None else frames
-    return Reconstruction(
-        images=images,
-        labels=None,
-        loss=torch.zeros(count),
-        status=("solved",) * count,
-        history=History(torch.arange(1), torch.zeros(1, count), torch.tensor(at), frames),
-        evaluations=torch.arange(count) + 7,
-        seconds=0.0,
-        attack="made up",
-    )
 
 
 # --- the client's side ------------------------------------------------------------------------
@@ -171,9 +154,7 @@ def test_a_method_has_its_ideas_and_no_others(method: str, values: str, asked) -
     assert options["labels"] == ("cpl" if label else "joint")
     assert options["penalties"] == ({"oracle_task_loss": 1e-3} if term else {})
     pattern = "level-2" if start else "random"
-    drawn = {PUBLISHED: "uniform" if start else "normal"}.get(
-        values, "normal" if start else "uniform"
-    )
+    drawn = "uniform" if start == (values == PUBLISHED) else "normal"
     for t, seed in enumerate((3, 5)):
         expected = starts.make(f"{pattern}:{drawn}", (1, 1, 3, 32, 32), seed=seed)
         assert torch.equal(options["start"][t], expected[0])
@@ -232,7 +213,7 @@ def test_a_run_drifts_that_ends_far_from_its_best(made_up, monkeypatch: pytest.M
     stays, drifts = torch.stack([far[0], near[0], near[0]]), torch.stack([far[1], near[1], far[1]])
     frames = torch.stack([stays, drifts], 1)  # (F, T, 1, C, H, W)
     monkeypatch.setattr(
-        attacks, "dlg", lambda seen, **options: found(frames[-1], frames, (0, 1, 2))
+        attacks, "dlg", lambda seen, **options: rebuilt(frames[-1], frames, (0, 1, 2))
     )
     cell = {"batch": 2, "client_iterations": 5, "alpha": "zero", "rate": 0.01}
     assert [row["drift"] for row in cpl_attacks.drifting(cell, [0, 1], "cpu")] == [0.0, 1.0]
@@ -245,7 +226,7 @@ def test_a_large_picture_is_there_or_never(
     own, _ = Clients(side=128).share(0, [0, 1], "cpu")
     good = torch.stack([batch.images for batch in own])  # (T, 1, C, H, W)
     frames = torch.stack([0 * good, torch.stack([0.98 * good[0], 0 * good[1]])])
-    monkeypatch.setattr(attacks, "dlg", lambda seen, **o: found(frames[1], frames, (0, 45)))
+    monkeypatch.setattr(attacks, "dlg", lambda seen, **o: rebuilt(frames[1], frames, (0, 45)))
     cell = {"method": "CPL", "stage": stage, "network": "narrow"}
     first, second = cpl_attacks.large(cell, [0, 1], "cpu")
     assert (first["iterations"], second["iterations"]) == (3, never)  # 45 evaluations
@@ -259,7 +240,7 @@ def test_frames_are_looked_at_and_runs_made_once(made_up, monkeypatch: pytest.Mo
 
     def dlg(seen: Observation, **options: Any) -> Reconstruction:
         calls.append(options)
-        return found(frames[-1], frames, (0, 200, 400))
+        return rebuilt(frames[-1], frames, (0, 200, 400))
 
     monkeypatch.setattr(attacks, "dlg", dlg)
     errors = []
@@ -268,6 +249,18 @@ def test_frames_are_looked_at_and_runs_made_once(made_up, monkeypatch: pytest.Mo
         errors += [row["mse"] for row in cpl_attacks.frames(cell, [0], "cpu")]
     assert errors[0] == errors[1] > 0 == errors[2]
     assert len(calls) == 1
+
+
+def test_success_is_judged_by_all_its_measures(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, _ = Clients().share(0, [0, 1], "cpu")
+    good = torch.stack([batch.images for batch in own])  # (T, 1, C, H, W)
+    ends = torch.stack([0.99 * good[0], 0 * good[1]])
+    frames = torch.stack([0 * good, ends])
+    monkeypatch.setattr(attacks, "dlg", lambda seen, **o: rebuilt(ends, frames, (0, 60)))
+    leaked, lost = cpl_attacks.success({"method": "CPL"}, [0, 1], "cpu")
+    assert (leaked["success_rate"], lost["success_rate"]) == (1.0, 0.0)
+    assert (leaked["iterations"], lost["iterations"]) == (3, 301)  # 60 evaluations, and never
+    assert leaked["ssim"] > 0.9 > lost["ssim"] and leaked["mse"] < 1e-3 < lost["mse"]
 
 
 # --- α and labels -----------------------------------------------------------------------------
@@ -308,28 +301,13 @@ def test_every_study_measures_what_it_names(
     study: Study, made_up, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first and its last cell, two trials of them, with hardly any steps."""
-    assert study.metrics == tuple(papers.find(study.id).metrics)
     monkeypatch.setattr(cpl_questions, "OWN_PICTURES", 1)
     monkeypatch.setattr(cpl_questions, "HELD_OUT", 20)
     monkeypatch.setattr(cpl_attacks, "WIDTHS", {"wide": 4, "narrow": 4})
     small = training.train
     monkeypatch.setattr(training, "train", lambda *a, **o: small(*a, **{**o, "epochs": 1}))
-    real = study.measure
-    assert real is not None
-
-    def measure(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
-        for row in real(cell, seeds, device):
-            assert set(row) == {*study.metrics, "status", "evaluations"}
-            yield row
-
-    some = replace(study, cells=(study.cells[0], study.cells[-1]), measure=measure)
-    frame = runner.measure(some, device="cpu", trials=2)
-    assert len(frame) == 4
-    numbers = frame[[*study.metrics]].astype(float)
-    assert numbers.notna().all(axis=None)
-    for name in study.metrics:
-        low, high = {
-            "success_rate": (0, 1), "drift": (0, 1), "early": (0, 1), "accuracy": (0, 100),
-            "ssim": (-1, 1), "mse": (0, 1),
-        }.get(name, (0, math.inf))  # fmt: skip
-        assert numbers[name].between(low, high).all(), name
+    limits = {
+        "success_rate": (0, 1), "drift": (0, 1), "early": (0, 1), "accuracy": (0, 100),
+        "ssim": (-1, 1), "mse": (0, 1),
+    }  # fmt: skip
+    measures_what_it_names(study, limits)

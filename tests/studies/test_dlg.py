@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import random_batch
+from support import measures_what_it_names, random_batch, rebuilt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,10 +18,10 @@ from gleak_core import clients, data, metrics, models, papers, solvers, training
 from gleak_core.data import Batch
 from gleak_core.defences import Defence, ErrorFeedback
 from gleak_core.errors import GleakError
-from gleak_core.observation import History, Observation, Reconstruction, Status
-from gleak_core.studies import dlg_attacks, dlg_defences, dlg_doubts, dlg_text, runner, trials
+from gleak_core.observation import Observation, Reconstruction, Status
+from gleak_core.studies import dlg_attacks, dlg_defences, dlg_doubts, dlg_text, trials
 from gleak_core.studies.dlg import STUDIES
-from gleak_core.studies.study import Cell, Row, Study
+from gleak_core.studies.study import Cell, Study
 from gleak_core.training import Stage
 
 BY_ID = {study.id: study for study in STUDIES}
@@ -71,28 +71,6 @@ def quick_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for one in remembered:
         one.cache_clear()
-
-
-def rebuilt(
-    images: Tensor,
-    frames: Tensor | None = None,
-    at: Sequence[int] = (0,),
-    status: Sequence[Status] | None = None,
-) -> Reconstruction:
-    """Return what an attack might have found: images (T, B, …), frames (F, T, B, …)."""
-    count = len(images)
-    said: list[Status] = ["solved"] * count
-    frames = images[None] if frames is None else frames
-    return Reconstruction(
-        images=images,
-        labels=None,
-        loss=torch.zeros(count),
-        status=tuple(status or said),
-        history=History(torch.arange(1), torch.zeros(1, count), torch.tensor(at), frames),
-        evaluations=torch.arange(count) + 7,
-        seconds=0.0,
-        attack="made up",
-    )
 
 
 # --- what a seed stands for -------------------------------------------------------------------
@@ -617,28 +595,13 @@ def test_every_study_measures_what_it_names(
     """Its first and its last cell, two trials of them, with hardly any steps."""
     if study.id == "dlg.c5-text":
         pytest.importorskip("transformers", reason="the extra [text] is not installed")
-    assert study.metrics == tuple(papers.find(study.id).metrics)
     monkeypatch.setattr(dlg_text, "BUDGET", FEW)
     monkeypatch.setattr(dlg_doubts, "BUDGET", dlg_doubts.INNER)
     monkeypatch.setattr(dlg_doubts, "SHADOWS", 20)
     monkeypatch.setattr(dlg_doubts, "EPOCH", dlg_doubts.PER_STEP)
     monkeypatch.setattr(dlg_doubts, "_pair", pair)
-    real = study.measure
-    assert real is not None
-
-    def measure(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
-        for row in real(cell, seeds, device):
-            assert set(row) == {*study.metrics, "status", "evaluations"}
-            yield row
-
-    some = replace(study, cells=(study.cells[0], study.cells[-1]), measure=measure)
-    frame = runner.measure(some, device="cpu", trials=2)
-    assert len(frame) == 4
-    numbers = frame[[*study.metrics]].astype(float)
-    assert numbers.notna().all(axis=None)
-    for name in study.metrics:
-        low, high = {
-            "success_rate": (0, 1), "free_protection": (0, 1), "duplicates": (0, 1),
-            "accuracy": (0, 100), "test_accuracy": (0, 100), "token_accuracy": (0, 100),
-        }.get(name, (0, math.inf))  # fmt: skip
-        assert numbers[name].between(low, high).all(), name
+    limits = {
+        "success_rate": (0, 1), "free_protection": (0, 1), "duplicates": (0, 1),
+        "accuracy": (0, 100), "test_accuracy": (0, 100), "token_accuracy": (0, 100),
+    }  # fmt: skip
+    measures_what_it_names(study, limits)

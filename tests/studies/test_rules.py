@@ -232,3 +232,35 @@ def test_what_trials_share_counts_once() -> None:
 def test_numbers_are_the_same_key_however_they_are_written() -> None:
     rows = frame("psnr", {("a", 1.0): [30, 30]})  # pandas makes floats of a column with a gap
     assert met(rule("close", within=1.0), rows, printed={("a", 1): 30.0})[0]
+
+
+def test_pairs_that_share_a_value_count_once() -> None:
+    shared = Metric("seconds", "s", "lower", "mean", shared=10)
+    order = rule("order", "seconds", first={"method": "a"}, second={"method": "b"})
+    both = {("a", 1): [1.0] * 10 + [2.0] * 10 + [1.5] * 10, ("b", 1): [5.0] * 30}
+    one = replace(result(order), metrics={"seconds": shared})
+    [found] = rules.check(one, frame("seconds", both))
+    assert found.met and "3 pairs" in found.detail
+    # One group of ten is far off: of thirty pairs that is little, of three much.
+    both["a", 1][:10] = [14.0] * 10
+    [found] = rules.check(one, frame("seconds", both))
+    assert not found.met and found.judged
+    [found] = rules.check(replace(one, metrics={"seconds": replace(shared, shared=1)}),
+                          frame("seconds", {**both, ("a", 1): [7.0] * 3 + [2.0] * 27}))  # fmt: skip
+    assert found.met
+
+
+@pytest.mark.parametrize(
+    ("rows", "judged"),
+    [
+        ({}, False),
+        ({("a", 1): [40.0], ("a", 2): [22.0]}, False),
+        ({("a", 1): [40.0], ("a", 2): [22.0], ("a", 4): [9.0], ("b", 1): [5.0]}, True),
+    ],
+)
+def test_a_rule_that_lacks_cells_is_not_judged(rows, judged: bool) -> None:
+    close = rule("close", within=5.0)
+    [found] = rules.check(
+        result(close, printed=PRINTED), frame("psnr", rows) if rows else pd.DataFrame()
+    )
+    assert (found.met, found.judged) == (False, judged)

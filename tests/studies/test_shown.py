@@ -1,9 +1,11 @@
 """What chapters show of the records: every number from a row, and its origin beside it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from studies import toy
 
@@ -145,3 +147,29 @@ def test_too_few_values_have_no_interval_in_a_table() -> None:
     cell = {"ours": 32.25, "low": -math.inf, "high": math.inf, "n": 2}
     assert recorded._interval(cell) == "32.2 (of 2)"
     assert recorded._interval({**cell, "low": 31, "high": 33.5}) == "32.2 [31, 33.5]"
+
+
+def test_pairs_say_how_far_one_setting_is_ahead(shown: Path) -> None:
+    assert recorded.ahead(NAME, "value", {"a": 2}, {"a": 1}) is None
+    measure(shown)
+    ahead = recorded.ahead(NAME, "value", {"a": 2}, {"a": 1})
+    assert ahead is not None
+    assert (ahead.value, ahead.low, ahead.high, ahead.n) == (100, 100, 100, 20)
+    behind = recorded.ahead(NAME, "value", {"a": 1}, {"a": 2})
+    assert behind is not None and behind.value == -100
+
+
+def test_a_lower_error_is_ahead_by_decades(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure(shown)
+    result = papers.find(NAME)
+    lower = replace(result, metrics={"value": replace(result.metrics["value"], better="lower")})
+    monkeypatch.setattr(papers, "find", lambda name: lower)
+    frames = {1: [1e-1] * 3, 2: [1e-3, 1e-4, float("nan")]}
+
+    def trials(name: str, metric: str, *, a: int) -> pd.DataFrame:
+        return pd.DataFrame({"a": a, "seed": range(3), metric: frames[a]})
+
+    monkeypatch.setattr(recorded, "trials", trials)
+    ahead = recorded.ahead(NAME, "value", {"a": 2}, {"a": 1}, decades=True)
+    assert ahead is not None
+    assert (ahead.value, ahead.n, ahead.failed) == (pytest.approx(2.0), 3, 1)
