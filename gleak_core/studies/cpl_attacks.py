@@ -28,6 +28,7 @@ from gleak_core.studies.trials import (
     attempts,
     begin,
     groups,
+    only,
     published,
     side_by_side,
 )
@@ -301,24 +302,10 @@ def table(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
             yield from rows(found, own, "ssim", "mse")
             continue
         for t, batch in enumerate(own):
-            score = metrics.score(_only(found, t), batch)
+            score = metrics.score(only(found, t), batch)
             assert isinstance(score.ssim, Tensor)  # 32×32 has room for its window
             error, alike = float(score.mse.mean()), float(score.ssim.mean())
             yield {"ssim": alike, "mse": error, **_known(found, t)}
-
-
-def _only(found: Reconstruction, t: int) -> Reconstruction:
-    """Return one trial of several."""
-    frames = found.history.frames[:, t : t + 1]
-    return replace(
-        found,
-        images=found.images[t : t + 1],
-        labels=None,
-        loss=found.loss[t : t + 1],
-        status=found.status[t : t + 1],
-        evaluations=found.evaluations[t : t + 1],
-        history=replace(found.history, loss=found.history.loss[:, t : t + 1], frames=frames),
-    )
 
 
 def compared(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
