@@ -19,6 +19,7 @@ from gleak_core.data import Batch
 from gleak_core.datasets.sampling import shuffled
 from gleak_core.observation import Observation, Reconstruction
 from gleak_core.studies.batches import DATASETS
+from gleak_core.studies.runs import only
 from gleak_core.studies.study import Cell, Row
 from gleak_core.studies.trials import (
     CLOSE,
@@ -28,7 +29,6 @@ from gleak_core.studies.trials import (
     attempts,
     begin,
     groups,
-    only,
     published,
     side_by_side,
 )

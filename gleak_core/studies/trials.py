@@ -30,7 +30,6 @@ __all__ = [
     "begin",
     "groups",
     "leaked",
-    "only",
     "ours",
     "pictures",
     "published",
@@ -120,19 +119,3 @@ def leaked(found: Reconstruction, batch: Batch) -> list[int]:
     there = error < metrics.THRESHOLD  # (F, T)
     steps = found.history.frame_steps[there.int().argmax(0).cpu()]
     return torch.where(there.any(0).cpu(), steps, -1).tolist()
-
-
-def only(found: Reconstruction, t: int) -> Reconstruction:
-    """Return one trial of several."""
-    at = slice(t, t + 1)
-    return replace(
-        found,
-        images=found.images[at],
-        labels=None if found.labels is None else found.labels[at],
-        loss=found.loss[at],
-        status=found.status[at],
-        evaluations=found.evaluations[at],
-        history=replace(
-            found.history, loss=found.history.loss[:, at], frames=found.history.frames[:, at]
-        ),
-    )

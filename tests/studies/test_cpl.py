@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from gleak_core import attacks, data, metrics, models, starts, training
 from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
-from gleak_core.studies import cpl_attacks, cpl_questions, trials
+from gleak_core.studies import cpl_attacks, cpl_questions, runs, trials
 from gleak_core.studies.cpl import STUDIES
 from gleak_core.studies.cpl_attacks import (
     METHODS,
@@ -261,6 +262,17 @@ def test_success_is_judged_by_all_its_measures(made_up, monkeypatch: pytest.Monk
     assert (leaked["success_rate"], lost["success_rate"]) == (1.0, 0.0)
     assert (leaked["iterations"], lost["iterations"]) == (3, 301)  # 60 evaluations, and never
     assert leaked["ssim"] > 0.9 > lost["ssim"] and leaked["mse"] < 1e-3 < lost["mse"]
+
+
+def test_one_trial_of_several_is_whole() -> None:
+    images = torch.rand(3, 2, 3, 8, 8)
+    labels = torch.arange(6).view(3, 2)
+    found = replace(rebuilt(images, status=["solved", "failed", "solved"]), labels=labels)
+    one = runs.only(found, 1)
+    assert torch.equal(one.images, images[1:2]) and one.status == ("failed",)
+    assert one.labels is not None and one.labels.tolist() == [[2, 3]]
+    assert one.evaluations.tolist() == [8] and one.history.frames.shape[1] == 1
+    assert runs.only(rebuilt(images), 2).labels is None
 
 
 # --- α and labels -----------------------------------------------------------------------------

@@ -552,17 +552,6 @@ def test_observations_are_stacked_as_trials() -> None:
             assert torch.equal(seen.rounds[0].update[name][t : t + 1], g)
 
 
-def test_one_trial_of_several_is_whole() -> None:
-    images = torch.rand(3, 2, 3, 8, 8)
-    labels = torch.arange(6).view(3, 2)
-    found = replace(rebuilt(images, status=["solved", "failed", "solved"]), labels=labels)
-    one = trials.only(found, 1)
-    assert torch.equal(one.images, images[1:2]) and one.status == ("failed",)
-    assert one.labels is not None and one.labels.tolist() == [[2, 3]]
-    assert one.evaluations.tolist() == [8] and one.history.frames.shape[1] == 1
-    assert trials.only(rebuilt(images), 2).labels is None
-
-
 # --- prior knowledge --------------------------------------------------------------------------
 
 
