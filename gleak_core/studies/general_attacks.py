@@ -30,6 +30,7 @@ __all__ = [
     "BLOCK",
     "CIFAR_BATCH",
     "CLASSES",
+    "EIGHT",
     "EVALUATIONS",
     "LARGE",
     "METHODS",
@@ -37,6 +38,7 @@ __all__ = [
     "STARTS",
     "TARGETS",
     "TERMS",
+    "WIDE",
     "Victims",
     "aligned",
     "duplicates",
@@ -335,7 +337,7 @@ def wrong(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
 
 def several(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """GradInversion, and the paper's attack with one update or several."""
-    victims = Victims("ImageNet", (1,) * BATCH, int(cell["side"]))
+    victims = Victims("ImageNet", (1,) * BATCH)
     for number, some in groups(seeds, BLOCK):
         own, found = restored(
             victims, str(cell["method"]), number, tuple(some), device, updates=int(cell["updates"])

@@ -1,93 +1,147 @@
 """The pictures of "Towards general deep leakage" (Geng et al. 2021), as grids."""
 
-from gleak_core.studies.cost import ITERATIONS, lenet_seconds
+from gleak_core.studies import general_attacks
+from gleak_core.studies.cost import lenet_seconds
+from gleak_core.studies.general_attacks import (
+    ALIGNED,
+    AVERAGE,
+    BATCH,
+    BLOCK,
+    CIFAR_BATCH,
+    CLASSES,
+    EIGHT,
+    EVALUATIONS,
+    LARGE,
+    METHODS,
+    SIMULATED,
+    STARTS,
+    TARGETS,
+    WIDE,
+)
 from gleak_core.studies.study import Cell, Study, declared, grid
+from gleak_core.studies.trials import SIDE
 
 __all__ = ["STUDIES"]
 
-BATCH, LARGE_ITERATIONS = 16, 400  # of the ImageNet runs
-SIDE = 224
-SMALL_SIDE = 64  # where the question is one of labels and not of size
-SMALL_BATCH = 4  # of the runs on CIFAR-10
-EPOCHS_BATCH = 8
-LARGE_TRIALS, LARGEST_TRIALS = 5, 3
+SETTINGS = {"repetition": (1, 2, 3), "rep_amount": (2, 4)}
+COMBINATIONS = ("tv", "tv+l2", "tv+clip", "tv+scale", "tv+clip+scale", "tv+l2+clip+scale")
+SQUARED = tuple(name for name in COMBINATIONS if "clip" in name or "scale" in name)
+LARGE_TRIALS = 3
 FEWEST = 20
 MANY = 50
 
-METHODS = ("GradInversion", "General leakage")
-SETTINGS = {"repetition": (1, 2, 3), "rep_amount": (2, 4)}
-ALIGNED = ("assignment", "assignment, labels pinned")
-STARTS = ("U(0,1)", "N(0.5,1)", "N(0,1)", "U(-0.5,0.5)")
-COMBINATIONS = ("tv", "tv+l2", "tv+clip", "tv+scale", "tv+clip+scale", "tv+l2+clip+scale")
-SQUARED = tuple(name for name in COMBINATIONS if "clip" in name or "scale" in name)
-AVERAGE, SIMULATED = "average update", "simulated steps"
+# One CPU core, measured: ten trials side by side, of so many evaluations.
+_WIDE_MS = 50.0  # an evaluation of sixteen pictures with 48 channels
+_CIFAR = EVALUATIONS["CIFAR-10"]
 
 
-def _large(cell: Cell) -> float:
-    return int(cell.get("updates", 1)) * lenet_seconds(BATCH, SIDE, LARGE_ITERATIONS)
+def _batch(cell: Cell) -> float:
+    return int(cell.get("updates", 1)) * EVALUATIONS["ImageNet"] * _WIDE_MS / 1000
 
 
-def _small(cell: Cell) -> float:
-    return lenet_seconds(BATCH, SMALL_SIDE)
+def _again(cell: Cell) -> float:
+    return _batch(cell) / 2  # of runs that another cell looks at as well, in each of two processes
 
 
 def _cifar(cell: Cell) -> float:
-    return lenet_seconds(int(cell.get("batch", SMALL_BATCH)))
+    return lenet_seconds(int(cell.get("batch", CIFAR_BATCH)), iterations=_CIFAR / 1.2)
+
+
+def _large(cell: Cell) -> float:
+    return 14 * 60
 
 
 def _local(cell: Cell) -> float:
     steps = int(cell["epochs"]) if cell["surrogate"] == SIMULATED else 1  # every step is redone
-    return steps * lenet_seconds(EPOCHS_BATCH)
+    return steps * lenet_seconds(EIGHT, iterations=_CIFAR / 1.2)
 
 
 _NET = (
     "The network is LeNet with 12-12-12 channels and sigmoids, its weights from U(±½): the paper "
     "says LeNet and no more."
 )
-_IMAGENET = "Our ImageNet holds one picture of each of 800 classes."
-_GROUPS = "A label that repeats is a run of neighbouring classes of ImageNet taken as one."
+_WIDE = (
+    f"The network is LeNet with {WIDE}-{WIDE}-{WIDE} channels and sigmoids, its weights from "
+    f"U(±¼): the paper says LeNet and no more, and with 12 channels a batch of {BATCH} takes ten "
+    "times the evaluations."
+)
+_IMAGENET = (
+    f"Our ImageNet holds one picture of each of 800 classes: four neighbouring classes are taken "
+    f"as one, {CLASSES} of four pictures. The paper has {CLASSES} of five."
+)
 _TV = "Total variation is a mean: as a sum it outweighs the gradients by far at the printed weight."
 _SMALL = (
-    f"The pictures are {SMALL_SIDE}×{SMALL_SIDE} instead of {SIDE}×{SIDE}, attacked for "
-    f"{ITERATIONS} iterations instead of {LARGE_ITERATIONS}, so that {FEWEST} batches fit: the "
-    "question is one of labels."
+    f"The pictures are {SIDE}×{SIDE} instead of {LARGE}×{LARGE}, and the weights those of the "
+    f"CIFAR-10 runs, so that {FEWEST} batches fit: the question is one of labels."
+)
+_BUDGET = (
+    "The paper counts 300 or 600 iterations and does not say of how many evaluations; an attack "
+    f"has {EVALUATIONS['CIFAR-10']} here on CIFAR-10 and {EVALUATIONS['ImageNet']} on ImageNet."
 )
 _RIVAL = (
-    "GradInversion is our own version of it, with its label rule and one start for a batch: its "
-    "group of starts multiplies the cost."
+    "GradInversion is our own version of it, with its label rule, one start for a batch and as "
+    "many evaluations: its group of starts multiplies the cost."
 )
 _GIVEN = "Labels are inferred by each method's own rule."
 _LPIPS = "LPIPS is that of AlexNet, where its weights are there."
 
 
-def _few(trials: int) -> str:
-    return f"{trials} trials instead of 20: one of {SIDE}×{SIDE} takes minutes on a core."
-
-
 STUDIES: tuple[Study, ...] = (
     declared(
         "gen.fig1",
+        measure=general_attacks.large,
+        reads=("imagenet",),
+        block=1,
         cells=grid(batch=(BATCH,)),
         seconds=_large,
         paper=LARGE_TRIALS,
-        deviations=(_NET, _IMAGENET, _TV, _few(LARGE_TRIALS)),
+        deviations=(
+            _WIDE,
+            _IMAGENET,
+            _TV,
+            _BUDGET,
+            f"{LARGE_TRIALS} trials instead of 20: one takes a quarter of an hour on a core.",
+        ),
     ),
     declared(
         "gen.table1",
+        measure=general_attacks.several,
+        reads=("imagenet",),
+        block=BLOCK,
         cells=grid(method=METHODS, updates=(1,)) + grid(method=METHODS[1:], updates=(2, 3, 4)),
-        seconds=_large,
-        paper=LARGEST_TRIALS,
-        deviations=(_NET, _IMAGENET, _TV, _RIVAL, _LPIPS, _few(LARGEST_TRIALS)),
+        seconds=_batch,
+        paper=FEWEST,
+        deviations=(
+            _WIDE,
+            _IMAGENET,
+            _TV,
+            _BUDGET,
+            _SMALL,
+            _RIVAL,
+            "A client steps at a rate of 0.1 between two updates, as stated for its training.",
+            _LPIPS,
+        ),
     ),
     declared(
         "gen.fig3",
+        measure=general_attacks.started,
+        reads=("cifar10",),
+        block=BLOCK,
         cells=grid(start=STARTS, batch=(1, 4)),
         seconds=_cifar,
         paper=MANY,
-        deviations=(_NET, _TV, "The pictures are CIFAR-10's: the figure does not say whose."),
+        deviations=(
+            _NET,
+            _TV,
+            _BUDGET,
+            "The pictures are CIFAR-10's: the figure does not say whose.",
+        ),
     ),
     declared(
         "gen.table2",
+        measure=general_attacks.regularisers,
+        reads=("cifar10",),
+        block=BLOCK,
         cells=grid(regularisers=COMBINATIONS, tv=("mean", "sum"), terms=("as printed",))
         + grid(regularisers=SQUARED, tv=("mean",), terms=("squared",)),
         reading={"tv": "mean", "terms": "as printed"},
@@ -96,42 +150,52 @@ STUDIES: tuple[Study, ...] = (
         deviations=(
             _NET,
             "Total variation stands for the table as a mean: as a sum it is measured beside.",
-            f"The batches are of {SMALL_BATCH} pictures of CIFAR-10: the table gives neither.",
+            f"The batches are of {CIFAR_BATCH} pictures of CIFAR-10: the table gives neither.",
+            _BUDGET,
             _LPIPS,
         ),
     ),
     declared(
         "gen.table5",
+        measure=general_attacks.duplicates,
+        reads=("imagenet",),
+        block=BLOCK,
         cells=tuple(
             cell
             for setting, counts in SETTINGS.items()
             for cell in grid(method=METHODS, setting=(setting,), count=counts)
         ),
-        seconds=_small,
+        seconds=_batch,
         paper=FEWEST,
-        deviations=(_NET, _IMAGENET, _GROUPS, _TV, _SMALL, _RIVAL, _GIVEN, _LPIPS),
+        deviations=(_WIDE, _IMAGENET, _TV, _BUDGET, _SMALL, _RIVAL, _GIVEN, _LPIPS),
     ),
     declared(
         "gen.fig2",
-        cells=grid(alignment=("none", *ALIGNED), similarity=("PSNR",))
-        + grid(alignment=ALIGNED, similarity=("SSIM",)),
+        measure=general_attacks.aligned,
+        reads=("imagenet",),
+        block=BLOCK,
+        cells=grid(alignment=ALIGNED, similarity=("PSNR",))
+        + grid(alignment=tuple(name for name in ALIGNED if name != "none"), similarity=("SSIM",)),
         reading={"similarity": "PSNR"},
-        seconds=_small,
+        seconds=_again,
         paper=FEWEST,
-        deviations=(_NET, _IMAGENET, _TV, _SMALL),
+        deviations=(_WIDE, _IMAGENET, _TV, _BUDGET, _SMALL),
     ),
     declared(
         "gen.fig4",
-        cells=grid(
-            method=METHODS,
-            target=("own picture", "half own, half same label", "half own, half other label"),
-        ),
-        seconds=_small,
+        measure=general_attacks.fused,
+        reads=("imagenet",),
+        block=BLOCK,
+        cells=grid(method=METHODS, target=TARGETS),
+        seconds=_again,
         paper=FEWEST,
-        deviations=(_NET, _IMAGENET, _GROUPS, _TV, _SMALL, _RIVAL, _GIVEN),
+        deviations=(_WIDE, _IMAGENET, _TV, _BUDGET, _SMALL, _RIVAL, _GIVEN),
     ),
     declared(
         "gen.fig5",
+        measure=general_attacks.from_weights,
+        reads=("cifar10",),
+        block=BLOCK,
         cells=grid(epochs=(1, 2, 4, 8, 16), rate=(1e-4, 1e-3, 1e-2, 1e-1), surrogate=(AVERAGE,))
         + grid(epochs=(4, 16), rate=(1e-3,), surrogate=(SIMULATED,))
         + grid(epochs=(4,), rate=(1e-1,), surrogate=(SIMULATED,)),
@@ -140,20 +204,25 @@ STUDIES: tuple[Study, ...] = (
         deviations=(
             _NET,
             _TV,
+            _BUDGET,
             "A local epoch is one step on all eight pictures.",
             "Labels are inferred, from the weights.",
         ),
     ),
     declared(
         "gen.onewrong",
+        measure=general_attacks.wrong,
+        reads=("imagenet",),
+        block=BLOCK,
         cells=grid(wrong_labels=(0, 1, 4), pictures=("all", "right labels"))
         + grid(wrong_labels=(BATCH,), pictures=("all",)),  # none is right there
-        seconds=_small,
+        seconds=_again,
         paper=FEWEST,
         deviations=(
-            _NET,
+            _WIDE,
             _IMAGENET,
             _TV,
+            _BUDGET,
             _SMALL,
             "The attack is the paper's own throughout, given labels of which some are wrong: in "
             "print the two rows come from two attacks.",

@@ -1,0 +1,238 @@
+"""The measurements of general deep leakage: whole batches, and what is judged of them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support import measures_what_it_names, rebuilt
+from torch import Tensor
+from torch.nn import functional as F
+
+from gleak_core import attacks, clients, data, metrics, models, starts
+from gleak_core.data import Batch
+from gleak_core.observation import Observation, Reconstruction
+from gleak_core.studies import general_attacks
+from gleak_core.studies.general_attacks import BATCH, CLASSES, EACH, METHODS, TARGETS, Victims
+from gleak_core.studies.general_images import STUDIES
+from gleak_core.studies.study import Study
+
+FEW = 3  # evaluations
+NAMES = tuple(f"class {k}" for k in range(CLASSES * EACH))
+
+
+def picture(k: int, size: int) -> Tensor:
+    """Return a soft picture of its own for every number."""
+    coarse = torch.rand((1, 3, 4, 4), generator=torch.Generator().manual_seed(k))
+    return F.interpolate(coarse, (size, size), mode="bilinear")[0]
+
+
+def sample(
+    name: str, n: int = 1, *, size: int = 32, seed: int = 0, labels: Sequence[int] | None = None
+) -> Batch:
+    """Stand for `data.sample`: one picture of each class of ImageNet, ten classes elsewhere."""
+    many = len(NAMES) if name == "imagenet" else 10
+    known = [(seed + 3 * k) % many for k in range(n)] if labels is None else list(labels)
+    images = torch.stack([picture(k + 1000 * (name != "imagenet") * seed, size) for k in known])
+    return Batch(images, torch.tensor(known), NAMES[:many], name, torch.tensor(known))
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pictures of our own, attacks that hardly begin, networks that are not wide."""
+    monkeypatch.setattr(data, "sample", sample)
+    monkeypatch.setattr(general_attacks, "WIDE", 4)
+    monkeypatch.setattr(general_attacks, "LARGE", 16)
+    few = dict.fromkeys(general_attacks.EVALUATIONS, FEW)
+    monkeypatch.setattr(general_attacks, "EVALUATIONS", few)
+    remembered = general_attacks.restored
+    remembered.cache_clear()
+    yield
+    remembered.cache_clear()
+
+
+# --- the client's side ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [(1,) * BATCH, (4, *[1] * 12), (2,) * 8, (4,) * 4])
+def test_a_label_stands_as_often_as_asked(times: Sequence[int], made_up) -> None:
+    for seed in range(5):
+        batch = general_attacks.grouped(times, seed, 16)
+        assert len(batch) == sum(times) and len(batch.classes) == CLASSES
+        counts = torch.bincount(batch.labels, minlength=CLASSES)
+        assert sorted(counts[counts > 0].tolist()) == sorted(times)
+        assert len(batch.indices.unique()) == len(batch)  # no picture twice
+        assert torch.equal(batch.labels, batch.indices // EACH)
+
+
+def test_batches_with_repeated_labels_share_their_first_pictures(made_up) -> None:
+    one, two = (general_attacks.grouped(times, 3, 16) for times in ((1, 1), (2, 1)))
+    assert torch.equal(one.images[0], two.images[0])
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_messages_of_several_clients_lie_side_by_side(updates: int, made_up) -> None:
+    victims = Victims("CIFAR-10", (1, 1))
+    own, seen = victims.share(2, [20, 21, 22], "cpu", updates=updates)
+    assert len(seen.rounds) == updates and seen.trials == 3
+    net = models.lenet(10, seed=2)
+    for t, batch in enumerate(own):
+        alone = clients.several(net, batch, updates=updates)
+        for k, (ours, single) in enumerate(zip(seen.rounds, alone.rounds, strict=True)):
+            assert ours.weights is not None and single.weights is not None
+            for name, update in single.update.items():
+                torch.testing.assert_close(ours.update[name][t : t + 1], update)
+                held = ours.weights[name][t] if k else ours.weights[name]
+                torch.testing.assert_close(held, single.weights[name][0])
+
+
+# --- the attacker's side ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ({"regularisers": "tv", "tv": "mean", "terms": "as printed"}, {"tv_mean": 0.5}),
+        ({"regularisers": "tv+l2", "tv": "sum", "terms": "as printed"},
+         {"tv_sum": 0.5, "l2": 0.1}),
+        ({"regularisers": "tv+clip+scale", "tv": "mean", "terms": "as printed"},
+         {"tv_mean": 0.5, "clip": 100, "scale": 100}),
+        ({"regularisers": "tv+l2+clip+scale", "tv": "mean", "terms": "squared"},
+         {"tv_mean": 0.5, "l2": 0.1, "clip_squared": 100, "scale_squared": 100}),
+    ],
+)  # fmt: skip
+def test_regularisers_are_those_of_the_table(cell: Any, expected: dict[str, float]) -> None:
+    assert general_attacks.penalties(cell) == expected
+
+
+@pytest.mark.parametrize("name", general_attacks.STARTS)
+def test_starts_have_the_range_of_their_name(name: str) -> None:
+    drawn = starts.make(general_attacks.STARTS[name], (1, 1, 3, 64, 64), seed=1)
+    assert abs(float(drawn.mean()) - (0.5 if name in ("U(0,1)", "N(0.5,1)") else 0.0)) < 0.02
+    assert abs(float(drawn.std()) - (1.0 if name.startswith("N") else 12**-0.5)) < 0.02
+
+
+@pytest.mark.parametrize("count", [1, 4, BATCH])
+def test_so_many_labels_are_wrong_and_those_are_absent(count: int, made_up) -> None:
+    batch = general_attacks.grouped((1,) * BATCH, 5, 16)
+    given = general_attacks.mislabelled(batch, count, 5)
+    assert (given != batch.labels).sum() == count and torch.equal(
+        given[count:], batch.labels[count:]
+    )
+    assert not set(given[:count].tolist()) & set(batch.labels.tolist())
+
+
+def test_an_attack_is_given_wrong_labels_only_where_asked(made_up) -> None:
+    victims = Victims("ImageNet", (1,) * BATCH)
+    own, told = general_attacks.restored(victims, METHODS[1], 0, (0, 1), "cpu", wrong=3)
+    assert told.labels is not None
+    for t, batch in enumerate(own):
+        assert (told.labels[t] != batch.labels).tolist() == [True] * 3 + [False] * 13
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_reads_labels_by_its_own_rule(method: str, made_up) -> None:
+    victims = Victims("ImageNet", (2,) * 8)
+    own, found = general_attacks.restored(victims, method, 0, (0, 1, 2, 3), "cpu")
+    assert found.labels is not None
+    right = metrics.label_accuracy(found.labels, torch.stack([batch.labels for batch in own]))
+    assert (right > 0.9).all() if method == METHODS[1] else (right <= 0.5).all()
+
+
+# --- the judge's side -------------------------------------------------------------------------
+
+
+def test_a_trial_is_the_mean_of_its_pictures(made_up) -> None:
+    own = [general_attacks.grouped((1,) * 4, seed, 16) for seed in (0, 1)]
+    images = torch.stack([own[0].images[[2, 0, 3, 1]], own[1].images * 0.9])
+    found = replace(
+        rebuilt(images), labels=torch.stack([own[0].labels[[2, 0, 3, 1]], own[1].labels])
+    )
+    first, second = general_attacks.measures(found, own, "mse", "psnr", "ssim", "accuracy")
+    assert (first["mse"], first["psnr"], first["accuracy"]) == (0, metrics.PSNR_CAP, 100)
+    assert second["mse"] == pytest.approx(float((0.1 * own[1].images).square().mean()), rel=1e-5)
+    assert set(first) == {"mse", "psnr", "ssim", "accuracy", "status", "evaluations"}
+    assert (first["evaluations"], second["evaluations"]) == (7, 8)
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, own: list[Batch], found: Reconstruction) -> None:
+    monkeypatch.setattr(general_attacks, "restored", lambda *_, **__: (own, found))
+
+
+def test_pinned_labels_put_a_batch_in_order(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [general_attacks.grouped((1,) * BATCH, 0, 16)]
+    order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(2))
+    # So poor that pixels tell nothing: every picture is the same.
+    grey = own[0].images.mean(0, keepdim=True).expand(BATCH, -1, -1, -1)
+    poor = replace(rebuilt(grey[None]), labels=own[0].labels[order][None])
+    good = replace(rebuilt(own[0].images[order][None]), labels=own[0].labels[order][None])
+
+    def rows(found: Reconstruction) -> dict[str, dict[str, Any]]:
+        replaced(monkeypatch, own, found)
+        cells = {way: {"alignment": way, "similarity": "PSNR"} for way in general_attacks.ALIGNED}
+        return {way: next(general_attacks.aligned(c, [0], "cpu")) for way, c in cells.items()}
+
+    blurred, sharp = rows(poor), rows(good)
+    assert sharp["none"]["accuracy"] < 50 and sharp["assignment"]["accuracy"] == 100
+    assert sharp["none"]["psnr"] < 30 and sharp["assignment"]["psnr"] == metrics.PSNR_CAP
+    assert blurred["assignment, labels pinned"]["accuracy"] == 100
+    assert blurred["assignment"]["accuracy"] < 50
+
+
+def test_a_blend_is_of_two_pictures_of_one_label_or_of_two(made_up) -> None:
+    batch = general_attacks.grouped((2,) * 4, 0, 8)
+    own, same, other = (general_attacks.blend(batch.images, target) for target in TARGETS)
+    assert torch.equal(own, batch.images)
+    torch.testing.assert_close(same[0], (batch.images[0] + batch.images[1]) / 2)
+    torch.testing.assert_close(same[0], same[1])
+    for j in range(8):
+        found = [
+            k
+            for k in range(8)
+            if torch.allclose(other[j], (batch.images[j] + batch.images[k]) / 2, atol=1e-6)
+        ]
+        assert len(found) == 1 and batch.labels[found[0]] != batch.labels[j]
+
+
+def test_only_pictures_with_right_labels_count_where_asked(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [general_attacks.grouped((1,) * BATCH, 0, 16)]
+    images = own[0].images.clone()
+    images[:4] = 0
+    found = replace(rebuilt(images[None]), labels=general_attacks.mislabelled(own[0], 4, 0)[None])
+    replaced(monkeypatch, own, found)
+    right, every = (
+        next(general_attacks.wrong({"wrong_labels": 4, "pictures": which}, [0], "cpu"))
+        for which in ("right labels", "all")
+    )
+    assert (right["mse"], right["psnr"]) == (0, metrics.PSNR_CAP)
+    assert every["mse"] > 0.01
+
+
+def test_runs_that_several_cells_look_at_are_made_once(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    real = attacks.general
+
+    def general(seen: Observation, **options: Any) -> Reconstruction:
+        calls.append(options)
+        return real(seen, **options)
+
+    monkeypatch.setattr(attacks, "general", general)
+    for target in TARGETS:
+        cell = {"method": METHODS[1], "target": target}
+        assert len(list(general_attacks.fused(cell, [0, 1], "cpu"))) == 2
+    assert len(calls) == 1
+
+
+# --- all of them ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.id)
+def test_every_study_measures_what_it_names(study: Study, made_up) -> None:
+    limits = {"mse": (0, 1), "ssim": (-1, 1), "accuracy": (0, 100), "psnr": (0, math.inf)}
+    measures_what_it_names(study, limits)
