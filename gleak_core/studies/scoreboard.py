@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from gleak_core import papers, studies
-from gleak_core.papers import Metric, Result
+from gleak_core.papers import Headline, Metric, Result
 from gleak_core.statistics import Estimate
 from gleak_core.studies import inputs, rules
 from gleak_core.studies.store import Frame, Store, home, word
@@ -161,8 +161,8 @@ def lines(names: Sequence[str] = (), *, folder: Path | None = None) -> list[Line
 
 def line(name: str, *, folder: Path | None = None) -> Line:
     """Judge one result by what is recorded of it."""
-    result = papers.find(name)
     study = studies.STUDIES.get(name)
+    result = _question(study) if study and study.asks else papers.find(name)
     folder, rows = _where(study, folder)
     if result.not_testable:
         return Line(result, "not testable here", result.not_testable, (), rows, study)
@@ -182,6 +182,15 @@ def line(name: str, *, folder: Path | None = None) -> Line:
     if older:
         why = f"{why}; the library has changed since"
     return Line(result, verdict, why, findings, rows, study, older)
+
+
+def _question(study: Study) -> Result:
+    """Return what a study of our own asks, as a result of which nothing is printed."""
+    head = Headline(study.metrics[0], study.cells[0])
+    return Result(
+        study.id, study.title, "ours", study.title, study.keys, (), (), study.keys, (), head,
+        study.asks, (), {},
+    )  # fmt: skip
 
 
 def _where(study: Study | None, folder: Path | None) -> tuple[Path, Frame]:
@@ -238,6 +247,8 @@ def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tu
     gaps = [c for c in study.cells if tuple(word(c[k]) for k in study.keys) not in there]
     if any(not study.spares(cell) for cell in gaps):
         return "not yet run", f"only {len(sizes)} of {len(study.cells)} cells are measured"
+    if study.asks:
+        return "measured", "a question of ours: nothing is printed to hold it against"
     absent = sorted({
         str(cell[name]) for cell in gaps for name, values in study.optional.items()
         if cell[name] in values

@@ -42,6 +42,7 @@ class Study:
         reading: Values of parameters that the source does not vary: those that stand for it.
         optional: Values of parameters whose cells may be missing: a data set that is not at hand.
         deviations: In what the study departs from its source, a sentence each.
+        asks: What its metrics mean, where the question is ours and no paper says it.
         chapter: Where its results are discussed.
     """
 
@@ -58,6 +59,7 @@ class Study:
     reading: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     optional: Mapping[str, tuple[str | int | float | bool, ...]] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
+    asks: Mapping[str, papers.Metric] = field(default_factory=dict)
     chapter: str = ""
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ class Study:
             raise ValueError(f"{self.id} has no cells: declare its grid")
         if set(self.trials) != set(PROFILES) or min(self.trials.values()) < 1 or self.block < 1:
             raise ValueError(f"{self.id} needs trials for {', '.join(PROFILES)}, and block ≥ 1")
+        if self.asks and tuple(self.asks) != self.metrics:
+            raise ValueError(f"{self.id} asks for {', '.join(self.asks)}, not what it measures")
         if unknown := sorted(set(self.reading) - set(self.keys)):
             raise ValueError(f"{self.id} reads {', '.join(unknown)}, which its cells lack")
         if unknown := sorted(set(self.optional) - set(self.keys)):

@@ -110,6 +110,28 @@ def test_what_need_not_be_there_caps_the_verdict(board, tmp_path: Path) -> None:
     assert line.verdict == "not reproduced" and "without 3" in line.why
 
 
+def test_a_question_of_ours_is_measured_and_not_judged(board, tmp_path: Path) -> None:
+    board()
+    [study] = studies.STUDIES.values()
+    own = replace(study, asks={"value": Metric("value", "m", "higher", "median")})
+    board(replace(own, cells=own.cells[:2]))
+    measure(tmp_path)
+    board(own)
+    gap = scoreboard.line("toy.table1", folder=tmp_path)
+    assert (gap.verdict, gap.why) == ("not yet run", "only 2 of 3 cells are measured")
+    board(own)
+    measure(tmp_path)
+    line = scoreboard.line("toy.table1", folder=tmp_path)
+    assert line.verdict == "measured" and "ours" in line.why
+    assert {cell["published"] for cell in line.cells()} == {None}
+    assert line.metric("value").unit == "m" and line.result.rules == ()
+
+
+def test_a_question_names_what_it_measures() -> None:
+    with pytest.raises(ValueError, match="asks for other, not what it measures"):
+        toy.toy(asks={"other": Metric("other", "", "higher", "mean")})
+
+
 def test_few_trials_are_not_called_reproduced(board, tmp_path: Path) -> None:
     board()
     measure(tmp_path, trials=19)
