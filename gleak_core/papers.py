@@ -57,6 +57,7 @@ _CALLED = {
     "free_protection": "share safe for free",
     "token_accuracy": "tokens right",
     "accuracy_bias": "accuracy, bias gradient",
+    "off": "p that is off",
 }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from gleak_core import alignment, attacks, clients, data, metrics, models
 from gleak_core.data import Batch
 from gleak_core.datasets.sampling import shuffled
+from gleak_core.distances import cosine
 from gleak_core.observation import Observation, Reconstruction, Round
 from gleak_core.simulation import redo_training
 from gleak_core.studies.batches import DATASETS
@@ -33,6 +34,7 @@ __all__ = [
     "EIGHT",
     "EVALUATIONS",
     "LARGE",
+    "LOCAL_RATE",
     "METHODS",
     "SIMULATED",
     "STARTS",
@@ -41,6 +43,7 @@ __all__ = [
     "WIDE",
     "Victims",
     "aligned",
+    "at_equal_cost",
     "duplicates",
     "from_weights",
     "fused",
@@ -63,6 +66,7 @@ HISTORY = {"CIFAR-10": 100, "ImageNet": 20}
 RATE = 0.5  # of L-BFGS, as printed for CIFAR-10
 TV = 0.5  # as printed for CIFAR-10, of the mean
 TV_OF_ANGLE = 0.5  # beside angles, which are of another size
+LOCAL_RATE = 0.1  # of a client, as stated
 ADAM = 0.05  # the rate of our GradInversion, calibrated on other batches
 
 AVERAGE, SIMULATED = "average update", "simulated steps"
@@ -109,14 +113,20 @@ class Victims:
         return net.to(device)
 
     def share(
-        self, number: int, seeds: Sequence[int], device: str, *, updates: int = 1
+        self,
+        number: int,
+        seeds: Sequence[int],
+        device: str,
+        *,
+        updates: int = 1,
+        rate: float = LOCAL_RATE,
     ) -> tuple[list[Batch], Observation]:
         """Return the private batches of these seeds, and what is seen of them side by side."""
         own = self.batches(seeds)
         net = self.network(number, own, device)
         if updates == 1:
             return own, side_by_side([clients.fedsgd(net, batch.to(device)) for batch in own])
-        each = [clients.several(net, batch.to(device), updates=updates) for batch in own]
+        each = [clients.several(net, batch.to(device), updates=updates, rate=rate) for batch in own]
         return own, abreast(each)
 
 
@@ -365,7 +375,23 @@ def from_weights(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]
                 rate=RATE,
                 history=HISTORY["CIFAR-10"],
             )
-        yield from measures(found, own, "psnr", "ssim", "accuracy")
+        true = side_by_side([clients.fedsgd(net, batch.to(device)) for batch in own])
+        alike = (1 - cosine(seen.gradient(), true.gradient())).tolist()
+        rows = measures(found, own, "psnr", "ssim", "accuracy")
+        yield from (row | {"cosine": a} for row, a in zip(rows, alike, strict=True))
+
+
+def at_equal_cost(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
+    """Several updates of small batches: with as many steps as one, or as many evaluations."""
+    updates, rate = int(cell["updates"]), float(cell["rate"])
+    steps = EVALUATIONS["CIFAR-10"] // (updates if cell["equal"] == "evaluations" else 1)
+    victims = Victims("CIFAR-10", (1,) * CIFAR_BATCH)
+    for number, some in groups(seeds, BLOCK):
+        own, seen = victims.share(number, some, device, updates=updates, rate=rate)
+        start = begin("uniform", some, own[0].images.shape[1:], batch=CIFAR_BATCH)
+        found = general(seen, start, "CIFAR-10", steps=steps)
+        for row in measures(found, own, "psnr", "ssim"):
+            yield {**row, "evaluations": updates * row["evaluations"]}
 
 
 def large(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:

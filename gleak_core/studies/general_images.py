@@ -1,5 +1,6 @@
 """The pictures of "Towards general deep leakage" (Geng et al. 2021), as grids."""
 
+from gleak_core.papers import Metric
 from gleak_core.studies import general_attacks
 from gleak_core.studies.cost import lenet_seconds
 from gleak_core.studies.general_attacks import (
@@ -12,6 +13,7 @@ from gleak_core.studies.general_attacks import (
     EIGHT,
     EVALUATIONS,
     LARGE,
+    LOCAL_RATE,
     METHODS,
     SIMULATED,
     STARTS,
@@ -45,6 +47,10 @@ def _again(cell: Cell) -> float:
 
 def _cifar(cell: Cell) -> float:
     return lenet_seconds(int(cell.get("batch", CIFAR_BATCH)), iterations=_CIFAR / 1.2)
+
+
+def _several(cell: Cell) -> float:
+    return _cifar(cell) * (int(cell["updates"]) if cell["equal"] == "steps" else 1)
 
 
 def _large(cell: Cell) -> float:
@@ -118,7 +124,8 @@ STUDIES: tuple[Study, ...] = (
             _BUDGET,
             _SMALL,
             _RIVAL,
-            "A client steps at a rate of 0.1 between two updates, as stated for its training.",
+            f"A client steps at a rate of {LOCAL_RATE:g} between two updates, as stated for its "
+            "training.",
             _LPIPS,
         ),
     ),
@@ -227,5 +234,24 @@ STUDIES: tuple[Study, ...] = (
             "The attack is the paper's own throughout, given labels of which some are wrong: in "
             "print the two rows come from two attacks.",
         ),
+    ),
+    Study(
+        id="updates.cost",
+        title="Several updates with as many steps as one, or as many evaluations",
+        metrics=("psnr", "ssim"),
+        cells=grid(updates=(1,), equal=("steps",), rate=(LOCAL_RATE,))
+        + grid(updates=(2, 3, 4), equal=("steps", "evaluations"), rate=(LOCAL_RATE,))
+        + grid(updates=(2, 4), equal=("evaluations",), rate=(1e-3, 1.0)),
+        measure=general_attacks.at_equal_cost,
+        reads=lambda _: ("cifar10",),
+        seconds=_several,
+        trials={"smoke": 2, "quick": 5, "paper": FEWEST},
+        block=BLOCK,
+        deviations=(_NET, _TV, _BUDGET, f"Batches of {CIFAR_BATCH} pictures of CIFAR-10."),
+        asks={
+            "psnr": Metric("psnr", "dB", "higher", "mean"),
+            "ssim": Metric("ssim", "", "higher", "mean"),
+        },
+        chapter="03_general",
     ),
 )

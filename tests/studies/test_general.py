@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from torch.nn import functional as F
 from gleak_core import attacks, clients, data, metrics, models, starts
 from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
-from gleak_core.studies import general_attacks
+from gleak_core.studies import general_attacks, general_labels
 from gleak_core.studies.general_attacks import BATCH, CLASSES, EACH, METHODS, TARGETS, Victims
 from gleak_core.studies.general_images import STUDIES
 from gleak_core.studies.study import Study
 
-FEW = 3  # evaluations
+FEW = 4  # evaluations
+PICTURES = 97  # of a set with ten classes
 NAMES = tuple(f"class {k}" for k in range(CLASSES * EACH))
 
 
@@ -30,13 +32,20 @@ def picture(k: int, size: int) -> Tensor:
 
 
 def sample(
-    name: str, n: int = 1, *, size: int = 32, seed: int = 0, labels: Sequence[int] | None = None
+    name: str,
+    n: int = 1,
+    *,
+    size: int = 32,
+    seed: int = 0,
+    labels: Sequence[int] | None = None,
+    balanced: bool = True,
 ) -> Batch:
     """Stand for `data.sample`: one picture of each class of ImageNet, ten classes elsewhere."""
     many = len(NAMES) if name == "imagenet" else 10
     known = [(seed + 3 * k) % many for k in range(n)] if labels is None else list(labels)
-    images = torch.stack([picture(k + 1000 * (name != "imagenet") * seed, size) for k in known])
-    return Batch(images, torch.tensor(known), NAMES[:many], name, torch.tensor(known))
+    indices = [k if many > 10 else (seed + 7 * j) % PICTURES for j, k in enumerate(known)]
+    images = torch.stack([picture(k, size) for k in indices])
+    return Batch(images, torch.tensor(known), NAMES[:many], name, torch.tensor(indices))
 
 
 @pytest.fixture
@@ -47,10 +56,15 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(general_attacks, "LARGE", 16)
     few = dict.fromkeys(general_attacks.EVALUATIONS, FEW)
     monkeypatch.setattr(general_attacks, "EVALUATIONS", few)
-    remembered = general_attacks.restored
-    remembered.cache_clear()
+    for name, value in {"FIRST": FEW, "EPOCHS": 1, "TEST": 10, "SMALL": 4}.items():
+        monkeypatch.setattr(general_labels, name, value)
+    monkeypatch.setattr(data, "load", lambda name: SimpleNamespace(labels=range(80)))
+    remembered = general_attacks.restored, general_labels._trained
+    for one in remembered:
+        one.cache_clear()
     yield
-    remembered.cache_clear()
+    for one in remembered:
+        one.cache_clear()
 
 
 # --- the client's side ------------------------------------------------------------------------
@@ -229,10 +243,87 @@ def test_runs_that_several_cells_look_at_are_made_once(
     assert len(calls) == 1
 
 
+# --- labels that are counted ------------------------------------------------------------------
+
+SETTING = {"network": "ReLUs, untrained", "rule": "bias gradient", "batch": 8}
+
+
+def test_with_the_private_pictures_for_dummies_every_label_is_read(made_up) -> None:
+    for network in ("sigmoids, untrained", "ReLUs, untrained"):
+        cell = {**SETTING, "network": network, "dummies": general_labels.OWN}
+        rows = list(general_labels.counted(cell, range(5), "cpu"))
+        assert [row["accuracy"] for row in rows] == [100] * 5
+        assert [row["status"] for row in rows] == ["solved"] * 5
+        assert all(row["off"] == 0 for row in rows)
+
+
+def test_other_pictures_are_not_the_private_ones(made_up) -> None:
+    batch = sample("cifar10", 8, seed=3)
+    seen = clients.fedsgd(models.lenet(10), batch)
+    found = general_labels._dummies(general_labels.OTHERS, seen, batch, "bias", 3)
+    assert found.shape == batch.images.shape
+    assert not any(torch.equal(a, b) for a in found for b in batch.images)
+
+
+def test_a_first_reconstruction_is_one(made_up) -> None:
+    batch = sample("cifar10", 4, seed=3)
+    seen = clients.fedsgd(models.lenet(10), batch)
+    found = general_labels._dummies(general_labels.COPIES, seen, batch, "bias", 3)
+    start = starts.make("uniform", (1, 4, 3, 32, 32), seed=3)[0].float()
+    assert found.shape == start.shape and not torch.equal(found, start)
+    assert found.min() >= 0 and found.max() <= 1
+
+
+def test_how_far_p_is_off(made_up) -> None:
+    class Net(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:  # sure of class 0 where it is dark
+            dark = x.mean((1, 2, 3)) < 0.5
+            return 100 * torch.stack([dark, ~dark], 1).float()
+
+    dark, bright = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    net: Any = Net()
+    assert general_labels._apart(net, dark, dark) == 0
+    assert general_labels._apart(net, dark, bright) == pytest.approx(1)
+    assert general_labels._apart(net, dark, torch.cat([dark, bright])) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("dummies", general_labels.DUMMIES)
+def test_labels_are_counted_with_all_dummies(dummies: str, made_up) -> None:
+    for network in ("ReLUs, trained", "sigmoids, untrained"):
+        cell = {**SETTING, "network": network, "rule": "Eq. 16", "batch": 4, "dummies": dummies}
+        for row in general_labels.counted(cell, [0, 1], "cpu"):
+            assert set(row) == {"accuracy", "off", "status", "evaluations"}
+            assert 0 <= row["accuracy"] <= 100 and 0 <= row["off"] <= 100
+
+
 # --- all of them ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("updates", "equal", "spent"), [(1, "steps", 13), (4, "steps", 52), (4, "evaluations", 16)]
+)
+def test_several_updates_cost_as_much_as_they_are_given(
+    updates: int, equal: str, spent: int, made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(general_attacks, "EVALUATIONS", {"CIFAR-10": 12})
+    cell = {"updates": updates, "equal": equal, "rate": 0.1}
+    rows = list(general_attacks.at_equal_cost(cell, [0, 1], "cpu"))
+    assert [row["evaluations"] for row in rows] == [spent] * 2  # one more is the start's
+
+
+def test_after_one_local_step_the_average_update_is_the_gradient(made_up) -> None:
+    def alike(epochs: int, rate: float) -> list[float]:
+        cell = {"epochs": epochs, "rate": rate, "surrogate": general_attacks.AVERAGE}
+        return [row["cosine"] for row in general_attacks.from_weights(cell, [0, 1], "cpu")]
+
+    assert alike(1, 0.1) == pytest.approx([1, 1], abs=1e-4)
+    assert all(0 < far < near < 1 for far, near in zip(alike(8, 1.0), alike(8, 0.01), strict=True))
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.id)
 def test_every_study_measures_what_it_names(study: Study, made_up) -> None:
-    limits = {"mse": (0, 1), "ssim": (-1, 1), "accuracy": (0, 100), "psnr": (0, math.inf)}
+    limits = {
+        "mse": (0, 1), "ssim": (-1, 1), "accuracy": (0, 100), "psnr": (0, math.inf),
+        "cosine": (-1, 1.001),
+    }  # fmt: skip
     measures_what_it_names(study, limits)
