@@ -60,6 +60,7 @@ PARTS = {
     "pool": "solvers",
     "recipes": "attacks",
     "engine": "attacks",
+    "simulation": "attacks",
     "lbfgs": "solvers",
     "descent": "solvers",
     "text_observation": "observation",

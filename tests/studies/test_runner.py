@@ -364,7 +364,8 @@ def test_a_process_that_dies_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
     fatal = tmp_path / "deadly"
     fatal.touch()
     monkeypatch.setenv(toy.DEADLY, str(fatal))
-    assert run(toy.toy(toy.die_once), tmp_path, execute=workers.processes(2)).rows == 18
+    study = toy.toy(toy.die_once, block=6)  # few processes to start
+    assert run(study, tmp_path, execute=workers.processes(2)).rows == 18
     assert not fatal.exists()
     assert rows(toy.toy(), tmp_path) == ALL
 
