@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,6 +77,16 @@ def rebuilt(
         seconds=0.0,
         attack="made up",
     )
+
+
+@contextmanager
+def forgotten(*remembered: Any) -> Iterator[None]:
+    """Empty the caches of functions before a test and after it."""
+    for one in remembered:
+        one.cache_clear()
+    yield
+    for one in remembered:
+        one.cache_clear()
 
 
 def measures_what_it_names(study: Study, limits: Mapping[str, tuple[float, float]]) -> None:

@@ -59,7 +59,7 @@ __all__ = [
 BLOCK = 10  # trials that share a network and are attacked side by side
 BATCH, EIGHT, CIFAR_BATCH = 16, 8, 4
 LARGE = 224
-WIDE = 48  # channels for a batch of 16: twelve would take ten times the evaluations
+WIDE = 48  # channels for a batch of 16: for twelve, four times the steps are too few (dlg.c3)
 CLASSES, EACH = 200, 4  # of ImageNet: our 800 classes of one picture, in fours
 EVALUATIONS = {"CIFAR-10": 1200, "ImageNet": 600}
 HISTORY = {"CIFAR-10": 100, "ImageNet": 20}
@@ -67,7 +67,7 @@ RATE = 0.5  # of L-BFGS, as printed for CIFAR-10
 TV = 0.5  # as printed for CIFAR-10, of the mean
 TV_OF_ANGLE = 0.5  # beside angles, which are of another size
 LOCAL_RATE = 0.1  # of a client, as stated
-ADAM = 0.05  # the rate of our GradInversion, calibrated on other batches
+ADAM = 0.05  # the rate of our GradInversion; to be calibrated before anything is recorded
 
 AVERAGE, SIMULATED = "average update", "simulated steps"
 METHODS = ("GradInversion", "General leakage")
@@ -163,9 +163,12 @@ def abreast(seen: Sequence[Observation]) -> Observation:
 # --- the attacker's side ------------------------------------------------------------------------
 
 
-def general(seen: Observation, start: Tensor, dataset: str, **more: Any) -> Reconstruction:
+def general(
+    seen: Observation, seeds: Sequence[int], dataset: str, *, start: str = "uniform", **more: Any
+) -> Reconstruction:
     """Run the paper's attack as it is printed for CIFAR-10, its trials side by side."""
     options = {
+        "start": begun(seen, seeds, start),
         "penalties": {"tv_mean": TV},
         "solver": "plain_lbfgs",
         "rate": RATE,
@@ -173,12 +176,20 @@ def general(seen: Observation, start: Tensor, dataset: str, **more: Any) -> Reco
         "steps": EVALUATIONS[dataset],
         "every": 0,
     }
-    return attacks.general(seen, start=start, **(options | more))
+    return attacks.general(seen, **(options | more))
 
 
-def rival(seen: Observation, start: Tensor, dataset: str) -> Reconstruction:
+def rival(seen: Observation, seeds: Sequence[int], dataset: str) -> Reconstruction:
     """Run GradInversion with one start for a batch and as many evaluations."""
-    return attacks.grad_inversion(seen, start=start, rate=ADAM, steps=EVALUATIONS[dataset], every=0)
+    return attacks.grad_inversion(
+        seen, start=begun(seen, seeds), rate=ADAM, steps=EVALUATIONS[dataset], every=0
+    )
+
+
+def begun(seen: Observation, seeds: Sequence[int], start: str = "uniform") -> Tensor:
+    """Return the first dummies (T, B, C, H, W) of these seeds."""
+    size, shape = seen.need("batch_size", "image_shape", by="a start")
+    return begin(start, seeds, shape, batch=size)
 
 
 @lru_cache(maxsize=4)  # cells that look at the same runs in another way
@@ -197,14 +208,13 @@ def restored(
     With `wrong` labels the attacker is given the true ones but for so many.
     """
     own, seen = victims.share(number, seeds, device, updates=updates)
-    start = begin("uniform", seeds, own[0].images.shape[1:], batch=len(own[0]))
     if method == "GradInversion":
-        return own, rival(seen, start, victims.dataset)
+        return own, rival(seen, seeds, victims.dataset)
     labels: dict[str, Any] = {}
     if wrong:
         given = [mislabelled(b, wrong, seed) for b, seed in zip(own, seeds, strict=True)]
         labels = {"labels": torch.stack(given).to(device)}
-    return own, general(seen, start, victims.dataset, **labels)
+    return own, general(seen, seeds, victims.dataset, **labels)
 
 
 def mislabelled(batch: Batch, wrong: int, seed: int) -> Tensor:
@@ -256,16 +266,15 @@ def started(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     size = int(cell["batch"])
     for number, some in groups(seeds, BLOCK):
         own, seen = Victims("CIFAR-10", (1,) * size).share(number, some, device)
-        start = begin(STARTS[str(cell["start"])], some, own[0].images.shape[1:], batch=size)
-        yield from measures(general(seen, start, "CIFAR-10"), own, "mse")
+        found = general(seen, some, "CIFAR-10", start=STARTS[str(cell["start"])])
+        yield from measures(found, own, "mse")
 
 
 def regularisers(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """The same with other regularisers, as printed or smooth."""
     for number, some in groups(seeds, BLOCK):
         own, seen = Victims("CIFAR-10", (1,) * CIFAR_BATCH).share(number, some, device)
-        start = begin("uniform", some, own[0].images.shape[1:], batch=CIFAR_BATCH)
-        found = general(seen, start, "CIFAR-10", penalties=penalties(cell))
+        found = general(seen, some, "CIFAR-10", penalties=penalties(cell))
         yield from measures(found, own, "mse", "ssim", "psnr", "lpips")
 
 
@@ -363,13 +372,12 @@ def from_weights(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]
         net = victims.network(number, own, device)
         how: dict[str, Any] = {"epochs": int(cell["epochs"]), "rate": float(cell["rate"])}
         seen = side_by_side([clients.fedavg(net, batch.to(device), **how) for batch in own])
-        start = begin("uniform", some, own[0].images.shape[1:], batch=EIGHT)
         if cell["surrogate"] == AVERAGE:
-            found = general(seen, start, "CIFAR-10", penalties={"tv_mean": TV_OF_ANGLE})
+            found = general(seen, some, "CIFAR-10", penalties={"tv_mean": TV_OF_ANGLE})
         else:
             found = redo_training(
                 seen,
-                start=start,
+                start=begun(seen, some),
                 weigh={"tv_mean": TV_OF_ANGLE},
                 steps=EVALUATIONS["CIFAR-10"],
                 rate=RATE,
@@ -388,8 +396,7 @@ def at_equal_cost(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row
     victims = Victims("CIFAR-10", (1,) * CIFAR_BATCH)
     for number, some in groups(seeds, BLOCK):
         own, seen = victims.share(number, some, device, updates=updates, rate=rate)
-        start = begin("uniform", some, own[0].images.shape[1:], batch=CIFAR_BATCH)
-        found = general(seen, start, "CIFAR-10", steps=steps)
+        found = general(seen, some, "CIFAR-10", steps=steps)
         for row in measures(found, own, "psnr", "ssim"):
             yield {**row, "evaluations": updates * row["evaluations"]}
 

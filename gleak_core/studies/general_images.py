@@ -32,7 +32,7 @@ LARGE_TRIALS = 3
 FEWEST = 20
 MANY = 50
 
-# One CPU core, measured: ten trials side by side, of so many evaluations.
+# One CPU core, guessed from a few short runs beside others (50 to 90 ms).
 _WIDE_MS = 50.0  # an evaluation of sixteen pictures with 48 channels
 _CIFAR = EVALUATIONS["CIFAR-10"]
 
@@ -68,8 +68,8 @@ _NET = (
 )
 _WIDE = (
     f"The network is LeNet with {WIDE}-{WIDE}-{WIDE} channels and sigmoids, its weights from "
-    f"U(±¼): the paper says LeNet and no more, and with 12 channels a batch of {BATCH} takes ten "
-    "times the evaluations."
+    f"U(±¼): the paper says LeNet and no more, and with 12 channels a batch of {BATCH} is out of "
+    "our reach (dlg.c3-batch)."
 )
 _IMAGENET = (
     f"Our ImageNet holds one picture of each of 800 classes: four neighbouring classes are taken "

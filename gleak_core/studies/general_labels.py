@@ -111,7 +111,7 @@ def _trained(kind: str, number: int, device: str) -> training.Stage:
 
 
 def _seconds(cell: Cell) -> float:
-    """One CPU core, measured: a reconstruction, or next to nothing and a share of a training."""
+    """One CPU core, guessed: a reconstruction, or next to nothing and a share of a training."""
     share = 60 / SHARED if "untrained" not in str(cell["network"]) else 0
     first = FIRST * (0.004 if cell["network"] in ("sigmoids, untrained",) else 0.02)
     return 0.05 + share / len(DUMMIES) + (first if cell["dummies"] == COPIES else 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import measures_what_it_names, rebuilt
+from support import forgotten, measures_what_it_names, rebuilt
 from torch.nn import functional as F
 
 from gleak_core import attacks, data, metrics, models, starts, training
@@ -67,11 +67,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         cpl_questions.chosen,
         cpl_questions._trained,
     )
-    for one in remembered:
-        one.cache_clear()
-    yield
-    for one in remembered:
-        one.cache_clear()
+    with forgotten(*remembered):
+        yield
 
 
 # --- the client's side ------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import measures_what_it_names, random_batch, rebuilt
+from support import forgotten, measures_what_it_names, random_batch, rebuilt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -66,11 +66,8 @@ def quick_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(dlg_defences, "_split", lambda: both)
     monkeypatch.setattr(dlg_defences, "EPOCHS", 1)
     remembered = dlg_defences._life, dlg_defences._accuracy
-    for one in remembered:
-        one.cache_clear()
-    yield
-    for one in remembered:
-        one.cache_clear()
+    with forgotten(*remembered):
+        yield
 
 
 # --- what a seed stands for -------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import measures_what_it_names, rebuilt
+from support import forgotten, measures_what_it_names, rebuilt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,11 +60,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(general_labels, name, value)
     monkeypatch.setattr(data, "load", lambda name: SimpleNamespace(labels=range(80)))
     remembered = general_attacks.restored, general_labels._trained
-    for one in remembered:
-        one.cache_clear()
-    yield
-    for one in remembered:
-        one.cache_clear()
+    with forgotten(*remembered):
+        yield
 
 
 # --- the client's side ------------------------------------------------------------------------
