@@ -66,6 +66,7 @@ PARTS = {
     "text_observation": "observation",
     "sentences": "clients",
     "training": "clients",
+    "samplers": "clients",
     "scrubber": "figures",
 }
 ATTACKER = {

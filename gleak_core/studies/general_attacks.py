@@ -67,7 +67,7 @@ RATE = 0.5  # of L-BFGS, as printed for CIFAR-10
 TV = 0.5  # as printed for CIFAR-10, of the mean
 TV_OF_ANGLE = 0.5  # beside angles, which are of another size
 LOCAL_RATE = 0.1  # of a client, as stated
-ADAM = 0.05  # the rate of our GradInversion; to be calibrated before anything is recorded
+ADAM = 0.1  # the rate of GradInversion, as printed
 
 AVERAGE, SIMULATED = "average update", "simulated steps"
 METHODS = ("GradInversion", "General leakage")

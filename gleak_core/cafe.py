@@ -1,0 +1,243 @@
+"""Index alignment: what each item of a data set gave, out of means over batches (CAFE, ICLR 2021).
+
+As long as the model stands still, the gradient of a batch is the mean of its items' own gradients.
+A server that knows which items are in which batch has, after R rounds, R linear equations in N
+unknowns, A g = ḡ: A (R, N) says who was there. If A has rank N, every item's own gradient follows.
+
+Only the bias gradients are needed. With the slopes δ of the first fully connected layer known, the
+inputs Z of a batch follow from the gradient of that layer's weights, ∂W = δᵀZ/B, as long as no
+slope is a mix of the others'. The first two of CAFE's steps ("shots") are these two systems, which
+it solves by gradient descent.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gleak_core.errors import GleakError
+from gleak_core.observation import Observation
+
+__all__ = [
+    "Items",
+    "System",
+    "inputs_of",
+    "items",
+    "shares",
+    "solve",
+    "system",
+]
+
+_BY = "index alignment"
+_DENSE = 1024  # items up to which the equations are solved directly
+_EXACT = 1e-6  # of a random vector that A maps and the solution must give back
+_STEPS = 5000  # at most; the condition number decides
+
+
+@dataclass(frozen=True)
+class System:
+    """What the rounds determine: `rank` of `items` unknowns, and how stably."""
+
+    rounds: int
+    items: int
+    rank: int
+    unseen: int  # items that are in no batch
+    condition: float  # largest over smallest singular value; ∞ if the rank is short
+
+    @property
+    def solvable(self) -> bool:
+        """Whether every item's own gradient follows."""
+        return self.rank == self.items
+
+
+@dataclass(frozen=True)
+class Items:
+    """What index alignment recovers of each item."""
+
+    inputs: Tensor  # (N, P) of the first fully connected layer, all parties' side by side
+    labels: Tensor  # (N,)
+    slopes: dict[str, Tensor]  # layer -> (N, O), ∂ℓ/∂b of each item
+
+
+def shares(indices: Tensor, count: int | None = None) -> Tensor:
+    """Return A (R, N): the share of each item in the mean of each round, from indices (R, B)."""
+    return _shares(indices, count).to_dense()
+
+
+def system(indices: Tensor, count: int | None = None) -> System:
+    """Say what rounds with these indices (R, B) determine, before anything is solved."""
+    matrix = shares(indices, count)
+    values = torch.linalg.svdvals(matrix)
+    rounds, many = matrix.shape
+    rank = int((values > values[0] * max(matrix.shape) * torch.finfo(values.dtype).eps).sum())
+    return System(
+        rounds=rounds,
+        items=many,
+        rank=rank,
+        unseen=many - len(indices.unique()),
+        condition=float(values[0] / values[many - 1]) if rank == many else float("inf"),
+    )
+
+
+def solve(indices: Tensor, means: Tensor, count: int | None = None) -> Tensor:
+    """Return each item's own values (N, …), from the means (R, …) over rounds.
+
+    More rounds than items are solved in the sense of least squares, which averages noise away.
+    """
+    if len(means) != len(indices):
+        raise ValueError(f"{len(indices)} rounds of indices, but {len(means)} of means: one each")
+    if not torch.isfinite(means).all():
+        raise ValueError("the means hold non-finite numbers: drop these rounds and their indices")
+    matrix = _shares(indices, count)
+    rounds, many = matrix.shape
+    unseen = many - len(indices.unique())
+    if rounds < many or unseen:
+        raise _short(rounds, many, unseen)
+    right = means.detach().cpu().double().flatten(1)
+    # An attacker can test whether his equations determine anything: with values he made up.
+    probe = torch.randn(many, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    both = torch.cat([right, matrix @ probe], 1)
+    found = _directly(matrix.to_dense(), both) if many <= _DENSE else _conjugate(matrix, both)
+    off = (found[:, -1:] - probe).norm() / probe.norm()
+    if not off < _EXACT:
+        raise _short(rounds, many, unseen)
+    return found[:, :-1].unflatten(1, means.shape[1:] or (1,)).view(many, *means.shape[1:])
+
+
+def inputs_of(slopes: Tensor, gradient: Tensor) -> Tensor:
+    """Return a batch's inputs Z (B, P), from its slopes (B, O) and the layer's gradient (O, P).
+
+    ∂W = δᵀZ/B, with the mean over the batch in it.
+    """
+    batch, outputs = slopes.shape
+    mixing = slopes.double().T / batch  # (O, B)
+    values = torch.linalg.svdvals(mixing)
+    eps = torch.finfo(slopes.dtype).eps
+    if batch > outputs or not values[-1] > values[0] * max(mixing.shape) * eps:
+        raise GleakError(
+            f"the {batch} slopes of a layer with {outputs} outputs do not tell the inputs of the "
+            "batch apart: attack smaller batches, or a wider layer"
+        )
+    return torch.linalg.lstsq(mixing, gradient.double()).solution
+
+
+def items(seen: Observation) -> Items:
+    """Return what each item gave, from rounds of one model with known batches."""
+    indices, _ = seen.need("batch_indices", "weights", by=_BY)
+    _unmoved(seen)
+    if seen.trials != 1:
+        raise ValueError(f"{_BY} takes one protocol at a time: pass seen.select([0])")
+    first, last = _layers(seen.architecture)
+    slopes = {n: solve(indices, _stacked(seen, f"{n}.bias")) for n in dict.fromkeys([*first, last])}
+    many = len(slopes[last])
+    rounds = _cover(indices, many)
+    found = []
+    for name in first:
+        width = seen.rounds[0].update[f"{name}.weight"].shape[-1]
+        inputs = torch.zeros(many, width, dtype=torch.float64)
+        for r in rounds:
+            members = indices[r].cpu().long()
+            gradient = seen.rounds[r].update[f"{name}.weight"][0].cpu()
+            inputs[members] = inputs_of(slopes[name][members], gradient)
+        found.append(inputs)
+    # p − y is negative at the label alone.
+    return Items(torch.cat(found, 1), slopes[last].argmin(1), slopes)
+
+
+def _shares(indices: Tensor, count: int | None) -> Tensor:
+    """Return A, sparse."""
+    if indices.dim() != 2 or indices.numel() == 0 or int(indices.min()) < 0:
+        raise ValueError(f"indices must be (rounds, batch) from 0, got {tuple(indices.shape)}")
+    known = int(indices.max()) + 1
+    if count is not None and count < known:
+        raise ValueError(f"indices reach {known - 1}, which {count} items do not have")
+    rounds, batch = indices.shape
+    rows = torch.arange(rounds).repeat_interleave(batch)
+    each = torch.full((indices.numel(),), 1 / batch, dtype=torch.float64)
+    place = torch.stack([rows, indices.cpu().long().flatten()])
+    shape = (rounds, count or known)
+    return torch.sparse_coo_tensor(place, each, shape, check_invariants=True).coalesce()
+
+
+def _short(rounds: int, many: int, unseen: int) -> GleakError:
+    why = f" ({unseen} of them in no batch)" if unseen else ""
+    return GleakError(
+        f"{rounds} rounds do not determine {many} items{why}: wait for more rounds, in batches "
+        "that are drawn anew (a partition that never changes cannot be solved), and take each "
+        "client's own message, not the mean of several"
+    )
+
+
+def _directly(matrix: Tensor, right: Tensor) -> Tensor:
+    return torch.linalg.lstsq(matrix, right, driver="gelsd").solution
+
+
+def _conjugate(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve AᵀA x = Aᵀb by conjugate gradients, all columns at once (Hestenes & Stiefel 1952)."""
+    back = matrix.T.coalesce()
+    x = torch.zeros(matrix.shape[1], right.shape[1], dtype=right.dtype)
+    rest = right.clone()  # b − A x
+    slope = back @ rest
+    way, size = slope.clone(), slope.square().sum(0)
+    goal = size * (_EXACT * 1e-3) ** 2
+    for _ in range(_STEPS):
+        if bool((size <= goal).all()):
+            break
+        mapped = matrix @ way
+        step = size / mapped.square().sum(0).clamp(min=torch.finfo(right.dtype).tiny)
+        x += step * way
+        rest -= step * mapped
+        slope = back @ rest
+        new = slope.square().sum(0)
+        way = slope + new / size.clamp(min=torch.finfo(right.dtype).tiny) * way
+        size = new
+    return x
+
+
+def _cover(indices: Tensor, many: int) -> list[int]:
+    """Return rounds that hold every item, most new items first."""
+    sets = [set(row) for row in indices.tolist()]
+    left, chosen = set(range(many)), list[int]()
+    while left:
+        new = [len(members & left) for members in sets]
+        best = new.index(max(new))
+        chosen.append(best)
+        left = left - sets[best]
+    return chosen
+
+
+def _unmoved(seen: Observation) -> None:
+    first = seen.weights(by=_BY)
+    for number, each in enumerate(seen.rounds):
+        assert each.weights is not None
+        moved = [n for n, w in each.weights.items() if not torch.equal(w, first[n])]
+        if moved:
+            raise GleakError(
+                f"the model moved before round {number} ({moved[0]}): its items' gradients are no "
+                "longer the same unknowns; align the rounds of one model only"
+            )
+
+
+def _stacked(seen: Observation, name: str) -> Tensor:
+    lacking = [r for r, each in enumerate(seen.rounds) if name not in each.update]
+    if lacking:
+        raise GleakError(
+            f"{_BY} needs the gradient of {name}, which round {lacking[0]} does not hold: give the "
+            "layer a bias, or let the attacker see it"
+        )
+    return torch.stack([each.update[name][0] for each in seen.rounds])
+
+
+def _layers(architecture: nn.Module) -> tuple[list[str], str]:
+    """Return the first fully connected layer of every party, and the last of all."""
+    linear = [name for name, m in architecture.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise GleakError("this network has no fully connected layer, so nothing to align")
+    workers = getattr(architecture, "workers", None)
+    if not isinstance(workers, nn.ModuleList):
+        return linear[:1], linear[-1]
+    parties = [f"workers.{number}." for number, _ in workers.named_children()]
+    first = [next((n for n in linear if n.startswith(party)), "") for party in parties]
+    if not all(first):
+        raise GleakError("a party's network has no fully connected layer, so nothing to align")
+    return first, linear[-1]
