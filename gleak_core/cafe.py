@@ -10,17 +10,19 @@ slope is a mix of the others'. The first two of CAFE's steps ("shots") are these
 it solves by gradient descent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from gleak_core.errors import GleakError
-from gleak_core.observation import Observation
+from gleak_core.observation import Observation, Round
 
 __all__ = [
     "Items",
+    "Ledger",
     "System",
+    "first_layers",
     "inputs_of",
     "items",
     "shares",
@@ -121,27 +123,101 @@ def inputs_of(slopes: Tensor, gradient: Tensor) -> Tensor:
     return torch.linalg.lstsq(mixing, gradient.double()).solution
 
 
+class Ledger:
+    """What a server writes down, round by round, and what follows from it.
+
+    At first the bias gradients, a few numbers of each round; once they determine every item's
+    slopes (`solve`), the inputs of each further batch as it comes. No round need be kept.
+    """
+
+    def __init__(self) -> None:
+        self.slopes: dict[str, Tensor] = {}
+        self._first: Observation | None = None
+        self._indices: list[Tensor] = []
+        self._biases: dict[str, list[Tensor]] = {}
+        self._inputs: dict[str, Tensor] = {}
+        self._known = torch.zeros(0, dtype=torch.bool)
+
+    @property
+    def seen(self) -> Observation:
+        """The first observation: architecture, weights and what is granted."""
+        if self._first is None:
+            raise GleakError("nothing was written down yet: add an observation first")
+        return self._first
+
+    @property
+    def indices(self) -> Tensor:
+        """Who was in which round (R, B), of the rounds that the slopes are solved from."""
+        return torch.cat(self._indices)
+
+    @property
+    def missing(self) -> int:
+        """How many items' inputs are not known yet."""
+        return int((~self._known).sum()) if self.slopes else int(self.indices.max()) + 1
+
+    def add(self, seen: Observation) -> None:
+        """Write down rounds of the same model."""
+        indices, _ = seen.need("batch_indices", "weights", by=_BY)
+        if seen.trials != 1:
+            raise ValueError(f"{_BY} takes one protocol at a time: pass seen.select([0])")
+        self._first = self._first or replace(seen, rounds=seen.rounds[:1])
+        _unmoved(self._first, seen)
+        for members, each in zip(indices.cpu().long(), seen.rounds, strict=True):
+            if self.slopes:
+                self._open(members, each)
+                continue
+            first, last = _layers(seen.architecture)
+            self._indices.append(members[None])
+            for name in dict.fromkeys([*first, last]):
+                self._biases.setdefault(name, []).append(_of(each, f"{name}.bias").cpu())
+
+    def solve(self) -> None:
+        """Find every item's slopes; refuse while the rounds do not determine them."""
+        found = {n: solve(self.indices, torch.stack(b)) for n, b in self._biases.items()}
+        self.slopes = found
+        self._known = torch.zeros(len(next(iter(found.values()))), dtype=torch.bool)
+
+    def items(self) -> Items:
+        """Return what is known of each item."""
+        if not self.slopes or not bool(self._known.all()):
+            raise GleakError(
+                f"the inputs of {self.missing} items are not known yet: "
+                + ("add rounds with them" if self.slopes else "solve, then add further rounds")
+            )
+        first, last = _layers(self.seen.architecture)
+        # p − y is negative at the label alone.
+        labels = self.slopes[last].argmin(1)
+        return Items(torch.cat([self._inputs[n] for n in first], 1), labels, self.slopes)
+
+    def _open(self, members: Tensor, each: Round) -> None:
+        """Read the inputs of a batch off its weight gradients, if one of them is new."""
+        if len(self._known) <= int(members.max()):
+            raise GleakError(
+                f"item {int(members.max())} was in no round that the slopes were solved from: "
+                "start a new ledger with its rounds"
+            )
+        if bool(self._known[members].all()):
+            return
+        for name in _layers(self.seen.architecture)[0]:
+            gradient = _of(each, f"{name}.weight").cpu()
+            shape = (len(self._known), gradient.shape[1])
+            kept = self._inputs.setdefault(name, torch.zeros(shape, dtype=torch.float64))
+            kept[members] = inputs_of(self.slopes[name][members], gradient)
+        self._known[members] = True
+
+
 def items(seen: Observation) -> Items:
-    """Return what each item gave, from rounds of one model with known batches."""
-    indices, _ = seen.need("batch_indices", "weights", by=_BY)
-    _unmoved(seen)
-    if seen.trials != 1:
-        raise ValueError(f"{_BY} takes one protocol at a time: pass seen.select([0])")
-    first, last = _layers(seen.architecture)
-    slopes = {n: solve(indices, _stacked(seen, f"{n}.bias")) for n in dict.fromkeys([*first, last])}
-    many = len(slopes[last])
-    rounds = _cover(indices, many)
-    found = []
-    for name in first:
-        width = seen.rounds[0].update[f"{name}.weight"].shape[-1]
-        inputs = torch.zeros(many, width, dtype=torch.float64)
-        for r in rounds:
-            members = indices[r].cpu().long()
-            gradient = seen.rounds[r].update[f"{name}.weight"][0].cpu()
-            inputs[members] = inputs_of(slopes[name][members], gradient)
-        found.append(inputs)
-    # p − y is negative at the label alone.
-    return Items(torch.cat(found, 1), slopes[last].argmin(1), slopes)
+    """Return what each item gave, from rounds of one model that all lie in memory."""
+    ledger = Ledger()
+    ledger.add(seen)
+    ledger.solve()
+    ledger.add(seen)
+    return ledger.items()
+
+
+def first_layers(seen: Observation) -> tuple[str, ...]:
+    """Return the layers whose inputs `items` recovers, one for each party."""
+    return tuple(_layers(seen.architecture)[0])
 
 
 def _shares(indices: Tensor, count: int | None) -> Tensor:
@@ -194,23 +270,11 @@ def _conjugate(matrix: Tensor, right: Tensor) -> Tensor:
     return x
 
 
-def _cover(indices: Tensor, many: int) -> list[int]:
-    """Return rounds that hold every item, most new items first."""
-    sets = [set(row) for row in indices.tolist()]
-    left, chosen = set(range(many)), list[int]()
-    while left:
-        new = [len(members & left) for members in sets]
-        best = new.index(max(new))
-        chosen.append(best)
-        left = left - sets[best]
-    return chosen
-
-
-def _unmoved(seen: Observation) -> None:
-    first = seen.weights(by=_BY)
+def _unmoved(first: Observation, seen: Observation) -> None:
+    start = first.weights(by=_BY)
     for number, each in enumerate(seen.rounds):
         assert each.weights is not None
-        moved = [n for n, w in each.weights.items() if not torch.equal(w, first[n])]
+        moved = [n for n, w in each.weights.items() if not torch.equal(w, start[n])]
         if moved:
             raise GleakError(
                 f"the model moved before round {number} ({moved[0]}): its items' gradients are no "
@@ -218,14 +282,13 @@ def _unmoved(seen: Observation) -> None:
             )
 
 
-def _stacked(seen: Observation, name: str) -> Tensor:
-    lacking = [r for r, each in enumerate(seen.rounds) if name not in each.update]
-    if lacking:
+def _of(each: Round, name: str) -> Tensor:
+    if name not in each.update:
         raise GleakError(
-            f"{_BY} needs the gradient of {name}, which round {lacking[0]} does not hold: give the "
-            "layer a bias, or let the attacker see it"
+            f"{_BY} needs the gradient of {name}, which a round does not hold: give the layer a "
+            "bias, or let the attacker see it"
         )
-    return torch.stack([each.update[name][0] for each in seen.rounds])
+    return each.update[name][0]
 
 
 def _layers(architecture: nn.Module) -> tuple[list[str], str]:
