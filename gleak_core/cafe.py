@@ -274,7 +274,9 @@ def _unmoved(first: Observation, seen: Observation) -> None:
     start = first.weights(by=_BY)
     for number, each in enumerate(seen.rounds):
         assert each.weights is not None
-        moved = [n for n, w in each.weights.items() if not torch.equal(w, start[n])]
+        moved = [
+            n for n, w in each.weights.items() if w is not start[n] and not torch.equal(w, start[n])
+        ]
         if moved:
             raise GleakError(
                 f"the model moved before round {number} ({moved[0]}): its items' gradients are no "

@@ -67,6 +67,7 @@ PARTS = {
     "sentences": "clients",
     "training": "clients",
     "samplers": "clients",
+    "pools": "clients",
     "aligned": "attacks",
     "scrubber": "figures",
 }
