@@ -106,28 +106,31 @@ def solve(indices: Tensor, means: Tensor, count: int | None = None) -> Tensor:
     return found[:, :-1].unflatten(1, means.shape[1:] or (1,)).view(many, *means.shape[1:])
 
 
-def inputs_of(slopes: Tensor, gradient: Tensor) -> Tensor:
+def inputs_of(slopes: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Return a batch's inputs Z (B, P), from its slopes (B, O) and the layer's gradient (O, P).
 
-    ∂W = δᵀZ/B, with the mean over the batch in it.
+    ∂W = δᵀZ/B, with the mean over the batch in it. Beside them stands by how much noise in the
+    gradient is magnified in each item's inputs (B,): slopes that are nearly mixes of others' are
+    hard to tell apart.
     """
     batch, outputs = slopes.shape
-    mixing = slopes.double().T / batch  # (O, B)
-    values = torch.linalg.svdvals(mixing)
+    u, values, vh = torch.linalg.svd(slopes.double().T / batch, full_matrices=False)
     eps = torch.finfo(slopes.dtype).eps
-    if batch > outputs or not values[-1] > values[0] * max(mixing.shape) * eps:
+    if batch > outputs or not values[-1] > values[0] * max(batch, outputs) * eps:
         raise GleakError(
             f"the {batch} slopes of a layer with {outputs} outputs do not tell the inputs of the "
             "batch apart: attack smaller batches, or a wider layer"
         )
-    return torch.linalg.lstsq(mixing, gradient.double()).solution
+    inverse = (vh.T / values) @ u.T  # (B, O)
+    return inverse @ gradient.double(), inverse.norm(dim=1)
 
 
 class Ledger:
     """What a server writes down, round by round, and what follows from it.
 
     At first the bias gradients, a few numbers of each round; once they determine every item's
-    slopes (`solve`), the inputs of each further batch as it comes. No round need be kept.
+    slopes (`solve`), the inputs of each further batch as it comes, of which those of an item that
+    comes again are averaged by how sure they are. No round need be kept.
     """
 
     def __init__(self) -> None:
@@ -136,7 +139,7 @@ class Ledger:
         self._indices: list[Tensor] = []
         self._biases: dict[str, list[Tensor]] = {}
         self._inputs: dict[str, Tensor] = {}
-        self._known = torch.zeros(0, dtype=torch.bool)
+        self._trust: dict[str, Tensor] = {}
 
     @property
     def seen(self) -> Observation:
@@ -153,7 +156,9 @@ class Ledger:
     @property
     def missing(self) -> int:
         """How many items' inputs are not known yet."""
-        return int((~self._known).sum()) if self.slopes else int(self.indices.max()) + 1
+        if not self._trust:
+            return int(self.indices.max()) + 1
+        return int((next(iter(self._trust.values())) == 0).sum())
 
     def add(self, seen: Observation) -> None:
         """Write down rounds of the same model."""
@@ -175,11 +180,10 @@ class Ledger:
         """Find every item's slopes; refuse while the rounds do not determine them."""
         found = {n: solve(self.indices, torch.stack(b)) for n, b in self._biases.items()}
         self.slopes = found
-        self._known = torch.zeros(len(next(iter(found.values()))), dtype=torch.bool)
 
     def items(self) -> Items:
         """Return what is known of each item."""
-        if not self.slopes or not bool(self._known.all()):
+        if self.missing:
             raise GleakError(
                 f"the inputs of {self.missing} items are not known yet: "
                 + ("add rounds with them" if self.slopes else "solve, then add further rounds")
@@ -187,23 +191,26 @@ class Ledger:
         first, last = _layers(self.seen.architecture)
         # p − y is negative at the label alone.
         labels = self.slopes[last].argmin(1)
-        return Items(torch.cat([self._inputs[n] for n in first], 1), labels, self.slopes)
+        inputs = [self._inputs[n] / self._trust[n][:, None] for n in first]
+        return Items(torch.cat(inputs, 1), labels, self.slopes)
 
     def _open(self, members: Tensor, each: Round) -> None:
-        """Read the inputs of a batch off its weight gradients, if one of them is new."""
-        if len(self._known) <= int(members.max()):
+        """Read the inputs of a batch off its weight gradients."""
+        many = len(next(iter(self.slopes.values())))
+        if many <= int(members.max()):
             raise GleakError(
                 f"item {int(members.max())} was in no round that the slopes were solved from: "
                 "start a new ledger with its rounds"
             )
-        if bool(self._known[members].all()):
-            return
         for name in _layers(self.seen.architecture)[0]:
             gradient = _of(each, f"{name}.weight").cpu()
-            shape = (len(self._known), gradient.shape[1])
-            kept = self._inputs.setdefault(name, torch.zeros(shape, dtype=torch.float64))
-            kept[members] = inputs_of(self.slopes[name][members], gradient)
-        self._known[members] = True
+            found, noise = inputs_of(self.slopes[name][members], gradient)
+            trust = noise**-2
+            if name not in self._inputs:
+                self._inputs[name] = torch.zeros(many, found.shape[1], dtype=torch.float64)
+                self._trust[name] = torch.zeros(many, dtype=torch.float64)
+            self._inputs[name].index_add_(0, members, trust[:, None] * found)
+            self._trust[name].index_add_(0, members, trust)
 
 
 def items(seen: Observation) -> Items:

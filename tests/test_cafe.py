@@ -258,3 +258,21 @@ def test_who_is_not_told_the_indices_aligns_nothing() -> None:
     _, seen = protocol(4, 2, 12)
     with pytest.raises(MissingCapability, match="index alignment needs batch_indices"):
         cafe.items(seen.without("batch_indices"))
+
+
+def test_an_item_that_comes_again_is_known_better() -> None:
+    """In float32 the messages are rounded, and hard batches magnify that: trust decides."""
+    own = random_batch(24, size=SIZE, classes=CLASSES)
+    net = models.cafe_net(CLASSES, size=SIZE, widths=(4, 6), hidden=(16, 12))
+    with torch.no_grad():
+        true = net.features(own.images).flatten(1).double()
+    off = []
+    for more in (24 // 8, 40):
+        ledger = cafe.Ledger()
+        picks = samplers.independent(24, 8, 96)
+        ledger.add(clients.horizontal(net, [own], picks=picks[:, None]))
+        ledger.solve()
+        picks = samplers.epochs(24, 8, more, seed=1)
+        ledger.add(clients.horizontal(net, [own], picks=picks[:, None]))
+        off.append(float((ledger.items().inputs - true).norm() / true.norm()))
+    assert off[1] < off[0] / 2 < 0.05
