@@ -1,8 +1,9 @@
-"""CAFE by linear algebra: each item's label and inputs out of the rounds, then its picture alone.
+"""CAFE, in two ways: all pictures of a pool together as published, or each alone by linear algebra.
 
-Chen et al. 2021 match all pictures of a pool together, for hundreds of epochs. With the inputs Z of
-the first fully connected layer known item by item (`cafe.items`), no item needs the others any
-more: its picture is the one that the network's first part maps to Z.
+CAFE matches fake batches to real ones for hundreds of epochs, knowing which items are in each
+(`together`). With the inputs Z of the first fully connected layer known item by item
+(`cafe.items`), no item needs the others any more: its picture is the one that the network's first
+part maps to Z (`recover`).
 """
 
 import time
@@ -14,14 +15,27 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gleak_core import cafe, solvers, starts
+from gleak_core.distances import DISTANCES
+from gleak_core.engine import SOLVED as SOLVED_MATCH
+from gleak_core.errors import choose
+from gleak_core.objectives import GradientMatch, Total
 from gleak_core.observation import History, Observation, Reconstruction, Status, Weights
-from gleak_core.pool import Progress
+from gleak_core.penalties import Above, AwayFrom, Penalty
+from gleak_core.pool import Objective, Progress
 
-__all__ = ["Behind", "recover"]
+__all__ = ["DIRECTIONS", "Behind", "recover", "together"]
 
 SOLVED = 1e-8  # of ‖Z‖²: some 37 dB
 STOP = 1e-12  # and where no step is worth its cost
+DIRECTIONS = ("adam", "normalised")
+"""How `together` steps: Adam, or a step of one length along each picture's slope.
+
+The paper says "normalised gradient descent" and no more.
+"""
 _BY = "CAFE by linear algebra"
+_TOGETHER = "CAFE's Algorithm 1"
+_BETAS = (0.9, 0.999)
+_TINY = 1e-30
 
 
 class _Enough(Exception):
@@ -145,3 +159,147 @@ def recover(
         seconds=time.perf_counter() - began,
         attack="CAFE, by linear algebra",
     )
+
+
+def together(
+    seen: Observation,
+    labels: Tensor,
+    *,
+    epochs: int = 100,
+    inner: int = 1,
+    start: str | Tensor = "uniform",
+    direction: str = "adam",
+    rate: float = 0.05,
+    distance: str = "squared_l2",
+    smooth: float = 0.0,
+    level: Tensor | None = None,
+    internal: float = 0.0,
+    inputs: Tensor | None = None,
+    seed: int = 0,
+    every: int = 0,
+    progress: Progress | None = None,
+) -> Reconstruction:
+    """Match the pictures of a pool together, batch by batch (CAFE, Algorithm 1 and Eq. 8).
+
+    Where the model moves between the rounds, each is matched at its own weights.
+
+    Args:
+        seen: Rounds with known batches.
+        labels: Of every item (N,).
+        epochs: How often all rounds are gone through.
+        inner: Steps on a round before the next one.
+        start: A name of `starts`, or images (N, 1, C, H, W).
+        direction: One of `DIRECTIONS`.
+        rate: The length of a step.
+        distance: Between gradients, a name of `distances`.
+        smooth: β, of the total variation of pictures that have more than `level`.
+        level: ξ, of every item (N,) (default: 0, total variation counts always).
+        internal: γ, of the distance of the inputs of the first fully connected layer.
+        inputs: These inputs (N, P), as `cafe.items` finds them.
+        seed: Draws the start.
+        every: Keep a frame every so many epochs; 0: the first and the last.
+        progress: Called with the rounds done, the rounds in all, and the loss.
+    """
+    began = time.perf_counter()
+    indices, shape = seen.need("batch_indices", "image_shape", by=_TOGETHER)
+    indices, many = indices.cpu().long(), len(labels)
+    choose("direction", direction, DIRECTIONS)
+    if min(epochs, inner) < 1 or every < 0 or not rate > 0:
+        raise ValueError("epochs, inner and rate must be positive, and every not negative")
+    if int(indices.max()) >= many:
+        raise ValueError(f"the rounds are of items up to {int(indices.max())}: give all a label")
+    if internal and inputs is None:
+        raise ValueError("the internal representation needs inputs=: take those of cafe.items")
+    xi = torch.zeros(many) if level is None else level
+    parts = [
+        _round(seen.message(r), members, labels, distance, (smooth, xi), (internal, inputs))
+        for r, members in enumerate(indices)
+    ]
+    like = next(iter(seen.rounds[0].update.values()))
+    first = start if isinstance(start, Tensor) else starts.make(start, (many, 1, *shape), seed=seed)
+    fakes = _Fakes(first.to(like).flatten(1), direction, rate)
+    loss = torch.full((many,), torch.nan, dtype=like.dtype)
+    solved = torch.zeros(many, dtype=torch.bool)
+    curve, frames = [], [fakes.x.cpu().clone()]
+    for epoch in range(epochs):
+        for r, (members, (objective, enough)) in enumerate(zip(indices, parts, strict=True)):
+            value = torch.full((1,), torch.nan)
+            for _ in range(inner):
+                value, slope = objective.value_and_grad(fakes.x[members].flatten()[None])
+                fakes.step(members, slope.view(len(members), -1))
+            loss[members], solved[members] = value[0].cpu(), bool(value[0] < enough)
+            if progress is not None:
+                progress(epoch * len(parts) + r + 1, epochs * len(parts), float(value[0]))
+        curve.append(loss.clone())
+        if epoch == epochs - 1 or (every and (epoch + 1) % every == 0):
+            frames.append(fakes.x.cpu().clone())
+    x = fakes.x
+    marks = [*(range(every, epochs, every) if every else ()), epochs]
+    finite = x.isfinite().all(1).cpu()
+    return Reconstruction(
+        images=x.view(many, 1, *shape),
+        labels=labels[:, None],
+        loss=loss,
+        status=tuple(
+            "diverged" if not whole else "solved" if good else "failed"
+            for whole, good in zip(finite.tolist(), solved.tolist(), strict=True)
+        ),
+        history=History(
+            steps=torch.arange(1, epochs + 1),
+            loss=torch.stack(curve),
+            frame_steps=torch.tensor([0, *marks]),
+            frames=torch.stack(frames).view(len(frames), many, 1, *shape),
+        ),
+        evaluations=torch.bincount(indices.flatten(), minlength=many) * inner * epochs,
+        seconds=time.perf_counter() - began,
+        attack="CAFE",
+    )
+
+
+class _Fakes:
+    """The fake pictures of a pool (N, n), each with moments of its own."""
+
+    def __init__(self, x: Tensor, direction: str, rate: float) -> None:
+        self.x, self.direction, self.rate = x.clone(), direction, rate
+        self._mean, self._spread = torch.zeros_like(x), torch.zeros_like(x)
+        self._count = x.new_zeros(len(x), 1)
+
+    def step(self, members: Tensor, g: Tensor) -> None:
+        """Move some of them against their slopes (B, n)."""
+        at = members.to(g.device)
+        if self.direction == "normalised":
+            way = g / g.square().mean(1, keepdim=True).sqrt().clamp(min=_TINY)
+        else:
+            one, two = _BETAS
+            self._count[at] += 1
+            self._mean[at] = one * self._mean[at] + (1 - one) * g
+            self._spread[at] = two * self._spread[at] + (1 - two) * g * g
+            mean = self._mean[at] / (1 - one ** self._count[at])
+            way = mean / ((self._spread[at] / (1 - two ** self._count[at])).sqrt() + 1e-8)
+        self.x[at] -= self.rate * way
+
+
+def _round(
+    seen: Observation,
+    members: Tensor,
+    labels: Tensor,
+    distance: str,
+    smooth: tuple[float, Tensor],
+    internal: tuple[float, Tensor | None],
+) -> tuple[Objective, float]:
+    """Return what is minimised in one round, and the value below which it is solved."""
+    like = next(iter(seen.rounds[0].update.values()))
+    known = labels[members][None].to(like.device)
+    match = GradientMatch.of(
+        seen,
+        labels=known,
+        by=_TOGETHER,
+        distance=DISTANCES[choose("distance", distance, DISTANCES)],
+    )
+    parts: list[tuple[float, Objective]] = [(1.0, match)]
+    if smooth[0]:
+        parts.append((smooth[0], Penalty(match, Above(smooth[1][members][None].to(like)))))
+    if internal[0] and internal[1] is not None:
+        goal = internal[1][members][None].to(like)
+        parts.append((internal[0], Penalty(match, AwayFrom(goal), "internal")))
+    return Total(tuple(parts)), SOLVED_MATCH * float(match.scale[0])

@@ -7,7 +7,7 @@ import torch
 from support import random_batch
 
 from gleak_core import cafe, clients, metrics, models, samplers
-from gleak_core.aligned import Behind, recover
+from gleak_core.aligned import DIRECTIONS, Behind, recover, together
 from gleak_core.data import Batch
 from gleak_core.errors import GleakError
 
@@ -101,3 +101,99 @@ def test_the_slope_is_that_of_the_value_and_no_hook_stays() -> None:
     alone = behind.compact(torch.tensor([1])).value_and_grad(z[1:])
     assert torch.allclose(alone[0], value[1:]) and torch.allclose(alone[1], slope[1:])
     assert not any(m._forward_pre_hooks for m in net.modules())
+
+
+# --- all together, as published ------------------------------------------------------------------
+
+
+def fixed(own: Batch, batch: int = 2, rate: float = 0.0) -> clients.Observation:
+    picks = samplers.fixed(ITEMS, batch, ITEMS // batch)
+    return clients.horizontal(network("horizontal"), [own], picks=picks[:, None], rate=rate)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_aligned_batches_come_clear_together(direction: str) -> None:
+    own = pool()
+    pace = {"adam": 0.05, "normalised": 0.02}[direction]
+    found = together(fixed(own), own.labels, epochs=60, rate=pace, direction=direction)
+    first, last = found.history.loss[0], found.history.loss[-1]
+    assert (last < first / 10).all()
+    start = metrics.mse(found.history.frames[0, :, 0], own.images)
+    end = metrics.mse(found.images[:, 0], own.images)
+    assert end.median() < start.median() / 3
+    assert found.evaluations.tolist() == [60] * ITEMS
+
+
+def test_a_round_moves_its_own_pictures_and_no_others() -> None:
+    own = pool()
+    seen = fixed(own).message(1)
+    (indices,) = seen.need("batch_indices", by="the test")
+    found = together(seen, own.labels, epochs=2, inner=3)
+    moved = (found.history.frames[-1] != found.history.frames[0]).flatten(1).any(1)
+    assert set(moved.nonzero()[:, 0].tolist()) == set(indices[0].tolist())
+    assert found.evaluations.tolist() == [6 if m else 0 for m in moved.tolist()]
+    assert found.history.loss[-1].isnan().tolist() == (~moved).tolist()
+
+
+def test_the_true_inputs_help() -> None:
+    own = pool(3)
+    seen = clients.horizontal(
+        network("horizontal"),
+        [own],
+        picks=samplers.fixed(ITEMS, 5, 2)[:, None],
+        give=(*clients.HONEST, "batch_indices", "oracle_inputs"),
+    )
+    (inputs,) = seen.need("oracle_inputs", by="the test")
+    off = [
+        metrics.mse(found.images[:, 0], own.images).median()
+        for found in (
+            together(seen, own.labels, epochs=40),
+            together(seen, own.labels, epochs=40, internal=1.0, inputs=inputs[0]),
+        )
+    ]
+    assert off[1] < off[0] / 3
+
+
+def test_pictures_that_are_smooth_enough_are_left_alone() -> None:
+    own, seen = pool(), fixed(pool())
+    rough = torch.full((ITEMS,), 1e9)
+    plain = together(seen, own.labels, epochs=5)
+    assert torch.equal(
+        together(seen, own.labels, epochs=5, smooth=1.0, level=rough).images, plain.images
+    )
+    smoothed = together(seen, own.labels, epochs=5, smooth=1.0).images
+    assert smoothed.diff(dim=-1).abs().sum() < plain.images.diff(dim=-1).abs().sum()
+
+
+def test_a_model_that_moves_is_matched_at_its_weights_of_the_round() -> None:
+    own = pool()
+    seen = fixed(own, rate=0.5)
+    at = own.images[:, None]
+    found = together(seen, own.labels, epochs=1, start=at, rate=1e-9)
+    assert set(found.status) == {"solved"}  # the true pictures match every round
+    assert (found.history.loss < 1e-20).all()
+
+
+def test_frames_are_kept_where_asked() -> None:
+    own = pool()
+    found = together(fixed(own), own.labels, epochs=5, every=2)
+    assert found.history.frame_steps.tolist() == [0, 2, 4, 5]
+    assert found.history.frames.shape == (4, ITEMS, 1, 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "must be positive"),
+        ({"rate": -1.0}, "must be positive"),
+        ({"direction": "adm"}, "did you mean 'adam'"),
+        ({"distance": "angle"}, "unknown distance"),
+        ({"internal": 1.0}, "take those of cafe.items"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: dict[str, object], words: str) -> None:
+    own = pool()
+    with pytest.raises(ValueError, match=words):
+        together(fixed(own), own.labels, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="give all a label"):
+        together(fixed(own), own.labels[:3])
