@@ -1,7 +1,7 @@
 """Many rounds of a model that stands still, at the price of one look at each item.
 
-The message of a round is the mean of its items' own gradients, so that of ten thousand rounds
-needs no more than each item's gradient once. `clients` runs real rounds; here is what they would send.
+The message of a round is the mean of its items' own gradients, so ten thousand rounds need no more
+than each item's gradient once. `clients` runs real rounds; here is what they would send.
 """
 
 from collections.abc import Iterator, Sequence
