@@ -16,6 +16,7 @@ PACKAGE = Path(gleak_core.__file__).parent
 FLOORS = {
     "cli": 6,
     "publish": 5,
+    "lab": 4,
     "studies": 4,
     "attacks": 3,
     "figures": 3,
