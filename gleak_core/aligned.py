@@ -181,7 +181,8 @@ def together(
 ) -> Reconstruction:
     """Match the pictures of a pool together, batch by batch (CAFE, Algorithm 1 and Eq. 8).
 
-    Where the model moves between the rounds, each is matched at its own weights.
+    Where the model moves between the rounds, each is matched at its own weights. The last pictures
+    are returned, not the best ones: no loss tells which were these, item by item.
 
     Args:
         seen: Rounds with known batches.
@@ -190,7 +191,7 @@ def together(
         inner: Steps on a round before the next one.
         start: A name of `starts`, or images (N, 1, C, H, W).
         direction: One of `DIRECTIONS`.
-        rate: The length of a step.
+        rate: About how far a step moves a pixel.
         distance: Between gradients, a name of `distances`.
         smooth: β, of the total variation of pictures that have more than `level`.
         level: ξ, of every item (N,) (default: 0, total variation counts always).
@@ -211,6 +212,8 @@ def together(
     if internal and inputs is None:
         raise ValueError("the internal representation needs inputs=: take those of cafe.items")
     xi = torch.zeros(many) if level is None else level
+    if any(len(members.unique()) < len(members) for members in indices):
+        raise ValueError("an item is twice in a batch: pass rounds of different items")
     parts = [
         _round(seen.message(r), members, labels, distance, (smooth, xi), (internal, inputs))
         for r, members in enumerate(indices)
@@ -222,18 +225,21 @@ def together(
     solved = torch.zeros(many, dtype=torch.bool)
     curve, frames = [], [fakes.x.cpu().clone()]
     for epoch in range(epochs):
-        for r, (members, (objective, enough)) in enumerate(zip(indices, parts, strict=True)):
+        for r, (members, (objective, _, _)) in enumerate(zip(indices, parts, strict=True)):
             value = torch.full((1,), torch.nan)
             for _ in range(inner):
                 value, slope = objective.value_and_grad(fakes.x[members].flatten()[None])
                 fakes.step(members, slope.view(len(members), -1))
-            loss[members], solved[members] = value[0].cpu(), bool(value[0] < enough)
+            loss[members] = value[0].cpu()
             if progress is not None:
                 progress(epoch * len(parts) + r + 1, epochs * len(parts), float(value[0]))
         curve.append(loss.clone())
         if epoch == epochs - 1 or (every and (epoch + 1) % every == 0):
             frames.append(fakes.x.cpu().clone())
     x = fakes.x
+    for members, (_, match, enough) in zip(indices, parts, strict=True):
+        apart, _ = match.value_and_grad(x[members].flatten()[None])
+        solved[members] = bool(apart[0] < enough)
     marks = [*(range(every, epochs, every) if every else ()), epochs]
     finite = x.isfinite().all(1).cpu()
     return Reconstruction(
@@ -286,8 +292,8 @@ def _round(
     distance: str,
     smooth: tuple[float, Tensor],
     internal: tuple[float, Tensor | None],
-) -> tuple[Objective, float]:
-    """Return what is minimised in one round, and the value below which it is solved."""
+) -> tuple[Objective, GradientMatch, float]:
+    """Return what is minimised in one round, and the match and value by which it is solved."""
     like = next(iter(seen.rounds[0].update.values()))
     known = labels[members][None].to(like.device)
     match = GradientMatch.of(
@@ -302,4 +308,4 @@ def _round(
     if internal[0] and internal[1] is not None:
         goal = internal[1][members][None].to(like)
         parts.append((internal[0], Penalty(match, AwayFrom(goal), "internal")))
-    return Total(tuple(parts)), SOLVED_MATCH * float(match.scale[0])
+    return Total(tuple(parts)), match, SOLVED_MATCH * float(match.scale[0])

@@ -1,4 +1,4 @@
-"""Index alignment: what each item of a data set gave, out of means over batches (CAFE, ICLR 2021).
+"""Index alignment: what each item of a data set gave, out of means over batches (CAFE).
 
 As long as the model stands still, the gradient of a batch is the mean of its items' own gradients.
 A server that knows which items are in which batch has, after R rounds, R linear equations in N
@@ -6,8 +6,8 @@ unknowns, A g = ḡ: A (R, N) says who was there. If A has rank N, every item's 
 
 Only the bias gradients are needed. With the slopes δ of the first fully connected layer known, the
 inputs Z of a batch follow from the gradient of that layer's weights, ∂W = δᵀZ/B, as long as no
-slope is a mix of the others'. The first two of CAFE's steps ("shots") are these two systems, which
-it solves by gradient descent.
+slope is a mix of the others'. CAFE as published later (Jin et al. 2021) solves these two systems by
+gradient descent.
 """
 
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ __all__ = [
     "first_layers",
     "inputs_of",
     "items",
+    "residual",
     "shares",
     "solve",
     "system",
@@ -33,7 +34,8 @@ __all__ = [
 _BY = "index alignment"
 _DENSE = 1024  # items up to which the equations are solved directly
 _EXACT = 1e-6  # of a random vector that A maps and the solution must give back
-_STEPS = 5000  # at most; the condition number decides
+_STEPS = 8  # of conjugate gradients, at most and for each item
+_LARGEST = 4096  # items whose rank is found by an SVD
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Items:
     inputs: Tensor  # (N, P) of the first fully connected layer, all parties' side by side
     labels: Tensor  # (N,)
     slopes: dict[str, Tensor]  # layer -> (N, O), ∂ℓ/∂b of each item
+    residual: float  # of the bias gradients, relative: what the equations leave unexplained
 
 
 def shares(indices: Tensor, count: int | None = None) -> Tensor:
@@ -68,7 +71,13 @@ def shares(indices: Tensor, count: int | None = None) -> Tensor:
 
 def system(indices: Tensor, count: int | None = None) -> System:
     """Say what rounds with these indices (R, B) determine, before anything is solved."""
-    matrix = shares(indices, count)
+    sparse = _shares(indices, count)
+    if sparse.shape[1] > _LARGEST:
+        raise ValueError(
+            f"the rank for {sparse.shape[1]} items takes an SVD that is too large: `solve` tells "
+            f"whether they are determined, and `system` does up to {_LARGEST}"
+        )
+    matrix = sparse.to_dense()
     values = torch.linalg.svdvals(matrix)
     rounds, many = matrix.shape
     rank = int((values > values[0] * max(matrix.shape) * torch.finfo(values.dtype).eps).sum())
@@ -99,11 +108,29 @@ def solve(indices: Tensor, means: Tensor, count: int | None = None) -> Tensor:
     # An attacker can test whether his equations determine anything: with values he made up.
     probe = torch.randn(many, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     both = torch.cat([right, matrix @ probe], 1)
-    found = _directly(matrix.to_dense(), both) if many <= _DENSE else _conjugate(matrix, both)
+    if many <= _DENSE:
+        found, settled = torch.linalg.lstsq(matrix.to_dense(), both, driver="gelsd").solution, True
+    else:
+        found, settled = _conjugate(matrix, both)
     off = (found[:, -1:] - probe).norm() / probe.norm()
     if not off < _EXACT:
+        if not settled:
+            raise GleakError(
+                f"{rounds} rounds tell {many} items apart too poorly to be solved: wait for a "
+                "few more rounds, a fifth of the items'"
+            )
         raise _short(rounds, many, unseen)
     return found[:, :-1].unflatten(1, means.shape[1:] or (1,)).view(many, *means.shape[1:])
+
+
+def residual(indices: Tensor, means: Tensor, found: Tensor) -> float:
+    """Return the share of the means (R, …) that items' own values (N, …) do not explain.
+
+    Rounding leaves some 1e-7. Noise leaves more, and so do indices of other rounds.
+    """
+    matrix, right = _shares(indices, len(found)), means.detach().cpu().double().flatten(1)
+    rest = (matrix @ found.flatten(1) - right).norm()
+    return float(rest / right.norm().clamp(min=torch.finfo(right.dtype).tiny))
 
 
 def inputs_of(slopes: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,16 +138,25 @@ def inputs_of(slopes: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
 
     ∂W = δᵀZ/B, with the mean over the batch in it. Beside them stands by how much noise in the
     gradient is magnified in each item's inputs (B,): slopes that are nearly mixes of others' are
-    hard to tell apart.
+    hard to tell apart. The slopes of an untrained network nearly are where there are more items
+    than classes.
     """
+    found = _unmixed(slopes, gradient)
+    if found is None:
+        raise GleakError(
+            f"the {len(slopes)} slopes of a layer with {slopes.shape[1]} outputs do not tell the "
+            "inputs of the batch apart: attack smaller batches, or a wider layer"
+        )
+    return found
+
+
+def _unmixed(slopes: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
     batch, outputs = slopes.shape
     u, values, vh = torch.linalg.svd(slopes.double().T / batch, full_matrices=False)
-    eps = torch.finfo(slopes.dtype).eps
+    # The slopes are no more exact than the messages they were solved from.
+    eps = torch.finfo(gradient.dtype).eps
     if batch > outputs or not values[-1] > values[0] * max(batch, outputs) * eps:
-        raise GleakError(
-            f"the {batch} slopes of a layer with {outputs} outputs do not tell the inputs of the "
-            "batch apart: attack smaller batches, or a wider layer"
-        )
+        return None
     inverse = (vh.T / values) @ u.T  # (B, O)
     return inverse @ gradient.double(), inverse.norm(dim=1)
 
@@ -135,6 +171,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.slopes: dict[str, Tensor] = {}
+        self.residual = 0.0
         self._first: Observation | None = None
         self._indices: list[Tensor] = []
         self._biases: dict[str, list[Tensor]] = {}
@@ -151,6 +188,7 @@ class Ledger:
     @property
     def indices(self) -> Tensor:
         """Who was in which round (R, B), of the rounds that the slopes are solved from."""
+        _ = self.seen
         return torch.cat(self._indices)
 
     @property
@@ -158,59 +196,76 @@ class Ledger:
         """How many items' inputs are not known yet."""
         if not self._trust:
             return int(self.indices.max()) + 1
-        return int((next(iter(self._trust.values())) == 0).sum())
+        return int(torch.stack(list(self._trust.values())).eq(0).any(0).sum())
 
     def add(self, seen: Observation) -> None:
         """Write down rounds of the same model."""
         indices, _ = seen.need("batch_indices", "weights", by=_BY)
         if seen.trials != 1:
             raise ValueError(f"{_BY} takes one protocol at a time: pass seen.select([0])")
+        _unmoved(self._first or seen, seen)
+        first, last = _layers(seen.architecture)
+        members = indices.cpu().long()
+        if self.slopes:
+            for some, each in zip(members, seen.rounds, strict=True):
+                self._open(some, each, first)
+            return
+        names = dict.fromkeys([*first, last])
+        new = {n: [_of(each, f"{n}.bias").cpu() for each in seen.rounds] for n in names}
+        self._indices.append(members)
+        for name, biases in new.items():
+            self._biases.setdefault(name, []).extend(biases)
         self._first = self._first or replace(seen, rounds=seen.rounds[:1])
-        _unmoved(self._first, seen)
-        for members, each in zip(indices.cpu().long(), seen.rounds, strict=True):
-            if self.slopes:
-                self._open(members, each)
-                continue
-            first, last = _layers(seen.architecture)
-            self._indices.append(members[None])
-            for name in dict.fromkeys([*first, last]):
-                self._biases.setdefault(name, []).append(_of(each, f"{name}.bias").cpu())
 
     def solve(self) -> None:
         """Find every item's slopes; refuse while the rounds do not determine them."""
-        found = {n: solve(self.indices, torch.stack(b)) for n, b in self._biases.items()}
+        _ = self.seen
+        means = {name: torch.stack(biases) for name, biases in self._biases.items()}
+        found = {name: solve(self.indices, mean) for name, mean in means.items()}
+        self.residual = max([0.0, *(residual(self.indices, m, found[n]) for n, m in means.items())])
         self.slopes = found
 
     def items(self) -> Items:
         """Return what is known of each item."""
-        if self.missing:
+        first, last = _layers(self.seen.architecture)
+        if not self.slopes or self.missing:
             raise GleakError(
                 f"the inputs of {self.missing} items are not known yet: "
-                + ("add rounds with them" if self.slopes else "solve, then add further rounds")
+                + (
+                    "add rounds with them, in which no two items are alike"
+                    if self.slopes
+                    else "solve, then add further rounds"
+                )
             )
-        first, last = _layers(self.seen.architecture)
         # p − y is negative at the label alone.
         labels = self.slopes[last].argmin(1)
         inputs = [self._inputs[n] / self._trust[n][:, None] for n in first]
-        return Items(torch.cat(inputs, 1), labels, self.slopes)
+        return Items(torch.cat(inputs, 1), labels, self.slopes, self.residual)
 
-    def _open(self, members: Tensor, each: Round) -> None:
-        """Read the inputs of a batch off its weight gradients."""
+    def _open(self, members: Tensor, each: Round, first: list[str]) -> None:
+        """Read the inputs of a batch off its weight gradients, if its slopes tell them apart."""
         many = len(next(iter(self.slopes.values())))
         if many <= int(members.max()):
             raise GleakError(
                 f"item {int(members.max())} was in no round that the slopes were solved from: "
                 "start a new ledger with its rounds"
             )
-        for name in _layers(self.seen.architecture)[0]:
+        new = {}
+        for name in first:
             gradient = _of(each, f"{name}.weight").cpu()
-            found, noise = inputs_of(self.slopes[name][members], gradient)
-            trust = noise**-2
+            new[name] = _unmixed(self.slopes[name][members], gradient)
+        for name, found in new.items():
+            if found is None:
+                continue
+            inputs, noise = found
             if name not in self._inputs:
-                self._inputs[name] = torch.zeros(many, found.shape[1], dtype=torch.float64)
-                self._trust[name] = torch.zeros(many, dtype=torch.float64)
-            self._inputs[name].index_add_(0, members, trust[:, None] * found)
-            self._trust[name].index_add_(0, members, trust)
+                shape = (many, inputs.shape[1])
+                self._inputs[name] = torch.zeros(shape, dtype=torch.float64)
+            self._inputs[name].index_add_(0, members, noise[:, None] ** -2 * inputs)
+        for name, found in new.items():
+            trust = self._trust.setdefault(name, torch.zeros(many, dtype=torch.float64))
+            if found is not None:
+                trust.index_add_(0, members, found[1] ** -2)
 
 
 def items(seen: Observation) -> Items:
@@ -251,21 +306,20 @@ def _short(rounds: int, many: int, unseen: int) -> GleakError:
     )
 
 
-def _directly(matrix: Tensor, right: Tensor) -> Tensor:
-    return torch.linalg.lstsq(matrix, right, driver="gelsd").solution
+def _conjugate(matrix: Tensor, right: Tensor) -> tuple[Tensor, bool]:
+    """Solve AᵀA x = Aᵀb by conjugate gradients, all columns at once (Hestenes & Stiefel 1952).
 
-
-def _conjugate(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve AᵀA x = Aᵀb by conjugate gradients, all columns at once (Hestenes & Stiefel 1952)."""
+    Tell as well whether they settled.
+    """
     back = matrix.T.coalesce()
     x = torch.zeros(matrix.shape[1], right.shape[1], dtype=right.dtype)
     rest = right.clone()  # b − A x
     slope = back @ rest
     way, size = slope.clone(), slope.square().sum(0)
     goal = size * (_EXACT * 1e-3) ** 2
-    for _ in range(_STEPS):
+    for _ in range(_STEPS * len(x)):
         if bool((size <= goal).all()):
-            break
+            return x, True
         mapped = matrix @ way
         step = size / mapped.square().sum(0).clamp(min=torch.finfo(right.dtype).tiny)
         x += step * way
@@ -274,7 +328,7 @@ def _conjugate(matrix: Tensor, right: Tensor) -> Tensor:
         new = slope.square().sum(0)
         way = slope + new / size.clamp(min=torch.finfo(right.dtype).tiny) * way
         size = new
-    return x
+    return x, False
 
 
 def _unmoved(first: Observation, seen: Observation) -> None:

@@ -165,6 +165,20 @@ def test_pictures_that_are_smooth_enough_are_left_alone() -> None:
     assert smoothed.diff(dim=-1).abs().sum() < plain.images.diff(dim=-1).abs().sum()
 
 
+def test_a_smooth_start_at_the_truth_is_solved_all_the_same() -> None:
+    own = pool()
+    at = own.images[:, None]
+    found = together(fixed(own), own.labels, epochs=1, start=at, rate=1e-9, smooth=1e-3)
+    assert set(found.status) == {"solved"}  # by the match, whatever the other terms say
+
+
+def test_an_item_twice_in_a_batch_is_refused() -> None:
+    own = pool()
+    seen = clients.horizontal(network("horizontal"), [own], picks=torch.tensor([[[0, 0, 1]]]))
+    with pytest.raises(ValueError, match="twice in a batch"):
+        together(seen, own.labels)
+
+
 def test_a_model_that_moves_is_matched_at_its_weights_of_the_round() -> None:
     own = pool()
     seen = fixed(own, rate=0.5)

@@ -68,7 +68,7 @@ PARTS = {
     "sentences": "clients",
     "training": "clients",
     "samplers": "clients",
-    "pools": "clients",
+    "standing": "clients",
     "aligned": "attacks",
     "scrubber": "figures",
 }

@@ -6,13 +6,15 @@ than each item's gradient once. `clients` runs real rounds; here is what they wo
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gleak_core import clients
 from gleak_core.data import Batch
-from gleak_core.observation import Observation, Round, Update
+from gleak_core.errors import choose
+from gleak_core.observation import Given, Observation, Round, Update
 
 __all__ = ["rounds"]
 
@@ -32,6 +34,20 @@ def rounds(
     Every item's gradient of these layers is held in memory: name few, as the biases that an
     alignment of many rounds is solved from.
     """
+    known: dict[str, Any] = {
+        "weights": True,
+        "image_shape": tuple(own.images.shape[1:]),
+        "batch_indices": picks,
+        "batch_size": picks.shape[-1],
+    }
+    for name in give:
+        choose("capability of standing rounds", name, known)
+    if (
+        picks.dim() != 2
+        or picks.numel() == 0
+        or not 0 <= int(picks.min()) <= int(picks.max()) < len(own)
+    ):
+        raise ValueError(f"picks must be (rounds, batch) and lie in 0…{len(own) - 1}")
     each: Update = {}
     seen: Observation | None = None
     for members in torch.arange(len(own)).split(CHUNK):
@@ -41,17 +57,12 @@ def rounds(
     assert seen is not None
     weights = seen.rounds[0].weights if "weights" in give else None
     means = {name: [one[None] for one in _means(values, picks)] for name, values in each.items()}
-    known = {
-        "weights": "weights" in give or None,
-        "batch_indices": picks if "batch_indices" in give else None,
-        "batch_size": picks.shape[1] if "batch_size" in give else None,
-    }
     return replace(
         seen,
         rounds=tuple(
             Round({name: means[name][r] for name in means}, weights) for r in range(len(picks))
         ),
-        given=replace(seen.given, **known),
+        given=Given(**{name: known[name] for name in give}),
         protocol=f"mean gradients of {len(picks)} rounds, layers {', '.join(layers)}",
     )
 
