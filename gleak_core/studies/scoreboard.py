@@ -167,7 +167,7 @@ def line(name: str, *, folder: Path | None = None) -> Line:
     if result.not_testable:
         return Line(result, "not testable here", result.not_testable, (), rows, study)
     if study is None or rows.empty:
-        why = "not yet run" if study and study.measure else "its chapter is not written yet"
+        why = "not yet run" if study and study.measure else "its study is not written yet"
         return Line(result, "not yet run", why, (), rows, study)
     findings = rules.check(result, _reading(study, rows))
     older = _older(study, rows, folder)
