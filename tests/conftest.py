@@ -1,6 +1,8 @@
 """Shared by all tests: a small private batch and a small network, in float64."""
 
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support import random_batch
@@ -22,3 +24,14 @@ def tiny_batch() -> Batch:
 @pytest.fixture
 def tiny_net() -> nn.Module:
     return models.lenet(classes=5, channels=3, size=8, width=4, seed=1).double()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests that look at a page: a process may hold no second one."""
+    from book.looking import browser_path, chromium, without
+
+    if browser_path() is None:
+        without("no Chromium here: apt install chromium, or set CHROME_PATH")
+    with chromium() as opened:
+        yield opened

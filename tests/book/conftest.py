@@ -1,23 +1,15 @@
-"""The book, built once, and one browser for all its pages."""
+"""The book, built once."""
 
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from book.looking import browser_path, chromium
-from playwright.sync_api import Browser
+from book.looking import without
 
 from gleak_core import provenance
 from gleak_core.files import ROOT
 from gleak_core.publish import book as publishing
 from gleak_core.publish import execute, notebooks, parameters, stage
-
-
-def without(what: str) -> None:
-    """Skip for want of something; on the continuous integration, where all is there, fail."""
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +48,3 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _notebooks() -> dict[Path, Path]:
     return {path.relative_to(ROOT): path for path in notebooks.find(ROOT).values()}
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    if browser_path() is None:
-        without("no Chromium here: apt install chromium, or set CHROME_PATH")
-    with chromium() as opened:
-        yield opened

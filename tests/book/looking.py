@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = (
@@ -17,6 +18,11 @@ FLAGS = (
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser", "chrome")
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
+
+
+def without(what: str) -> None:
+    """Skip for want of something; on the continuous integration, where all is there, fail."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
 
 
 def browser_path() -> str | None:

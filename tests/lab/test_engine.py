@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from book.conftest import without
-from book.looking import browser_path, chromium
 from lab.replay import replay
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from gleak_core import data, models
 from gleak_core.lab import kernels, steps
@@ -23,21 +21,19 @@ KERNELS = ("WebAssembly", "JavaScript")
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    if browser_path() is None:
-        without("no Chromium here: apt install chromium, or set CHROME_PATH")
-    with chromium() as browser:
-        opened = browser.new_page()
-        opened.add_script_tag(content=ENGINE.read_text(encoding="utf-8"))
-        module = base64.b64encode(kernels.committed()).decode()
-        opened.evaluate(
-            """async text => {
-              const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
-              window.choose = async name => name === 'WebAssembly' ? compiled(bytes) : plain();
-            }""",
-            module,
-        )
-        yield opened
+def page(browser: Browser) -> Iterator[Page]:
+    opened = browser.new_page()
+    opened.add_script_tag(content=ENGINE.read_text(encoding="utf-8"))
+    module = base64.b64encode(kernels.committed()).decode()
+    opened.evaluate(
+        """async text => {
+          const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+          window.choose = async name => name === 'WebAssembly' ? compiled(bytes) : plain();
+        }""",
+        module,
+    )
+    yield opened
+    opened.close()
 
 
 def inputs_of(tape: Tape, net: models.Network, seed: int = 0) -> dict[str, list[float]]:
