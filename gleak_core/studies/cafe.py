@@ -98,8 +98,8 @@ _NET = (
     "activation nor strides."
 )
 _SHOTS = (
-    "The first two shots of the attack are solved as linear systems, of which the paper's are slow "
-    "iterations; the third is its own, with Adam for its normalised gradient descent."
+    "The inputs of the first fully connected layer, which the paper says can be derived, come from "
+    "two linear systems over many rounds; each picture is then found from its own."
 )
 _EPOCHS = f"Every picture gets {EPOCHS} steps instead of 800 epochs."
 _PICTURES = (
