@@ -17,25 +17,19 @@ from torch.func import functional_call
 from gleak_core import cafe, solvers, starts
 from gleak_core.distances import DISTANCES
 from gleak_core.engine import SOLVED as SOLVED_MATCH
+from gleak_core.engine import _status
 from gleak_core.errors import choose
 from gleak_core.objectives import GradientMatch, Total
-from gleak_core.observation import History, Observation, Reconstruction, Status, Weights
+from gleak_core.observation import History, Observation, Reconstruction, Weights
 from gleak_core.penalties import Above, AwayFrom, Penalty
 from gleak_core.pool import Objective, Progress
 
-__all__ = ["DIRECTIONS", "Behind", "recover", "together"]
+__all__ = ["Behind", "recover", "together"]
 
 SOLVED = 1e-8  # of ‖Z‖²: some 37 dB
 STOP = 1e-12  # and where no step is worth its cost
-DIRECTIONS = ("adam", "normalised")
-"""How `together` steps: Adam, or a step of one length along each picture's slope.
-
-The paper says "normalised gradient descent" and no more.
-"""
 _BY = "CAFE by linear algebra"
 _TOGETHER = "CAFE's Algorithm 1"
-_BETAS = (0.9, 0.999)
-_TINY = 1e-30
 
 
 class _Enough(Exception):
@@ -139,16 +133,11 @@ def recover(
         progress=progress,
     )
     size = goal.square().sum(1).cpu().double()
-    solved = (solution.loss.cpu().double() <= SOLVED * size).tolist()
-    status: tuple[Status, ...] = tuple(
-        "solved" if good else "failed" if whole else "diverged"
-        for good, whole in zip(solved, solution.finite.tolist(), strict=True)
-    )
     return Reconstruction(
         images=solution.z.view(-1, 1, *shape),
         labels=known.labels[chosen][:, None],
         loss=solution.loss,
-        status=status,
+        status=_status(solution, solution.loss.cpu().double() <= SOLVED * size),
         history=History(
             solution.steps,
             solution.curve,
@@ -190,7 +179,8 @@ def together(
         epochs: How often all rounds are gone through.
         inner: Steps on a round before the next one.
         start: A name of `starts`, or images (N, 1, C, H, W).
-        direction: One of `DIRECTIONS`.
+        direction: Of `descent.DIRECTIONS`, each picture by itself. The paper says "normalised
+            gradient descent", and no more.
         rate: About how far a step moves a pixel.
         distance: Between gradients, a name of `distances`.
         smooth: β, of the total variation of pictures that have more than `level`.
@@ -204,7 +194,6 @@ def together(
     began = time.perf_counter()
     indices, shape = seen.need("batch_indices", "image_shape", by=_TOGETHER)
     indices, many = indices.cpu().long(), len(labels)
-    choose("direction", direction, DIRECTIONS)
     if min(epochs, inner) < 1 or every < 0 or not rate > 0:
         raise ValueError("epochs, inner and rate must be positive, and every not negative")
     if int(indices.max()) >= many:
@@ -220,7 +209,7 @@ def together(
     ]
     like = next(iter(seen.rounds[0].update.values()))
     first = start if isinstance(start, Tensor) else starts.make(start, (many, 1, *shape), seed=seed)
-    fakes = _Fakes(first.to(like).flatten(1), direction, rate)
+    fakes = _Fakes(first.to(like).flatten(1), solvers.Descent(rate, epochs, direction))
     loss = torch.full((many,), torch.nan, dtype=like.dtype)
     solved = torch.zeros(many, dtype=torch.bool)
     curve, frames = [], [fakes.x.cpu().clone()]
@@ -265,24 +254,21 @@ def together(
 class _Fakes:
     """The fake pictures of a pool (N, n), each with moments of its own."""
 
-    def __init__(self, x: Tensor, direction: str, rate: float) -> None:
-        self.x, self.direction, self.rate = x.clone(), direction, rate
-        self._mean, self._spread = torch.zeros_like(x), torch.zeros_like(x)
-        self._count = x.new_zeros(len(x), 1)
+    def __init__(self, x: Tensor, method: solvers.Descent) -> None:
+        self.x, self.method = x.clone(), method
+        self._moments = {name: torch.zeros_like(x) for name in ("mean", "spread")}
+        self._count = x.new_zeros(len(x))
 
     def step(self, members: Tensor, g: Tensor) -> None:
         """Move some of them against their slopes (B, n)."""
         at = members.to(g.device)
-        if self.direction == "normalised":
-            way = g / g.square().mean(1, keepdim=True).sqrt().clamp(min=_TINY)
-        else:
-            one, two = _BETAS
-            self._count[at] += 1
-            self._mean[at] = one * self._mean[at] + (1 - one) * g
-            self._spread[at] = two * self._spread[at] + (1 - two) * g * g
-            mean = self._mean[at] / (1 - one ** self._count[at])
-            way = mean / ((self._spread[at] / (1 - two ** self._count[at])).sqrt() + 1e-8)
-        self.x[at] -= self.rate * way
+        self._count[at] += 1
+        state = {name: moment[at] for name, moment in self._moments.items()}
+        # Its own `advance` evaluates after the step, which is the next round's batch here.
+        way, moments = self.method._direction(state, g, self._count[at])
+        for name, moment in moments.items():
+            self._moments[name][at] = moment
+        self.x[at] -= self.method.rate * way
 
 
 def _round(

@@ -15,10 +15,10 @@ from torch.func import functional_call, grad, grad_and_value, vmap
 from gleak_core import labels as rules
 from gleak_core import penalties, solvers, starts
 from gleak_core.distances import cosine_per_layer, squared_l2
-from gleak_core.engine import SOLVED
+from gleak_core.engine import SOLVED, _status
 from gleak_core.errors import GleakError, choose
 from gleak_core.objectives import GradientMatch, Total, soft_cross_entropy
-from gleak_core.observation import History, Observation, Reconstruction, Status, Update, Weights
+from gleak_core.observation import History, Observation, Reconstruction, Update, Weights
 from gleak_core.pool import Objective
 
 __all__ = ["LocalTraining", "redo_training"]
@@ -121,16 +121,11 @@ def redo_training(
     )
     judge = replace(local, match=replace(match, distance=squared_l2))
     loss, _ = judge.value_and_grad(solution.z)
-    solved = (loss < SOLVED * judge.match.scale).cpu()
-    status: tuple[Status, ...] = tuple(
-        "solved" if good else "failed" if whole else "diverged"
-        for good, whole in zip(solved.tolist(), solution.finite.tolist(), strict=True)
-    )
     return Reconstruction(
         images=match.dummies.images(solution.z),
         labels=known,
         loss=solution.loss,
-        status=status,
+        status=_status(solution, (loss < SOLVED * judge.match.scale).cpu()),
         history=History(
             solution.steps,
             solution.curve,

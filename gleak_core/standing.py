@@ -42,12 +42,9 @@ def rounds(
     }
     for name in give:
         choose("capability of standing rounds", name, known)
-    if (
-        picks.dim() != 2
-        or picks.numel() == 0
-        or not 0 <= int(picks.min()) <= int(picks.max()) < len(own)
-    ):
-        raise ValueError(f"picks must be (rounds, batch) and lie in 0…{len(own) - 1}")
+    if picks.dim() != 2:
+        raise ValueError(f"picks must be (rounds, batch), got {tuple(picks.shape)}")
+    clients._inside(picks, len(own), "the items")
     each: Update = {}
     seen: Observation | None = None
     for members in torch.arange(len(own)).split(CHUNK):

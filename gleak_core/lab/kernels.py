@@ -16,14 +16,7 @@ __all__ = ["SOURCE", "build", "committed", "write"]
 SOURCE = Path(__file__).with_name("kernels.c")
 BUILT = Path(__file__).with_name("kernels.json")  # the module, and the hash of its source
 _TARGET = ("-target", "wasm32-freestanding", "-mcpu=generic+simd128")
-_HOW = (
-    "-O3",
-    "-ffreestanding",
-    "-fno-builtin",
-    "-ffp-contract=off",
-    "-nostdlib",
-    "-fvisibility=hidden",
-)
+_HOW = ("-O3", "-ffreestanding", "-fno-builtin", "-ffp-contract=off", "-fvisibility=hidden")
 _LINK = (
     "-nostdlib",
     "-Wl,--no-entry",

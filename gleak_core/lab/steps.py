@@ -18,7 +18,7 @@ from gleak_core.layers import Network
 from gleak_core.objectives import soft_cross_entropy
 from gleak_core.penalties import IMAGE_TERMS
 
-__all__ = ["ATTACKS", "Attack", "answer", "gradient", "network", "step"]
+__all__ = ["ATTACKS", "Attack", "gradient", "network", "step"]
 
 CLASSES, SIZE = 10, 32
 
@@ -93,17 +93,6 @@ def step(net: Network, attack: Attack, batch: int) -> Tape:
     traced = trace(both, x, y, *(torch.zeros_like(w) for w in weights), *weights, *knob)
     labels = [*(f"g.{n}" for n in names), *(f"w.{n}" for n in names), *(f"c.{k}" for k in knobs)]
     return lower(traced, ["x", "y", *labels])
-
-
-def answer(net: Network, batch: int) -> Tape:
-    """Return the tape of the network itself: from x and the weights to the logits."""
-    names = [name for name, _ in net.named_parameters()]
-
-    def run(x: Tensor, *weights: Tensor) -> Tensor:
-        return functional_call(net, dict(zip(names, weights, strict=True)), (x,))
-
-    x, _, weights = _examples(net, batch)
-    return lower(trace(run, x, *weights), ["x", *(f"w.{n}" for n in names)])
 
 
 def _loss(net: Network, x: Tensor, soft: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:

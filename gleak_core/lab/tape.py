@@ -243,11 +243,6 @@ def _select(work: _Writer, shape: tuple[int, ...], a: _View, axis: int, index: i
     return replace(a, shape=shape, strides=strides, offset=a.offset + index * a.strides[axis])
 
 
-def _bounds(size: int, start: int | None, end: int | None) -> tuple[int, int]:
-    first, last, _ = slice(start, end).indices(size)
-    return first, max(first, last)
-
-
 def _slice(
     work: _Writer,
     shape: tuple[int, ...],
@@ -260,7 +255,7 @@ def _slice(
     assert step == 1, "slices with a step"
     if a.number is not None:
         return _number(a.number, shape)
-    first, _ = _bounds(a.shape[axis], start, end)
+    first, _, _ = slice(start, end).indices(a.shape[axis])
     return replace(a, shape=shape, offset=a.offset + first * a.strides[axis])
 
 
@@ -359,12 +354,11 @@ def _power(work: _Writer, shape: tuple[int, ...], a: _View, exponent: float) -> 
     return a if exponent == 1 else _binary("mul")(work, shape, a, a)
 
 
-def _ones(work: _Writer, shape: tuple[int, ...], *_: Any, **__: Any) -> _View:
-    return _number(1.0, shape)
+def _filled(value: float) -> Callable[..., _View]:
+    def rule(work: _Writer, shape: tuple[int, ...], *_: Any, **__: Any) -> _View:
+        return _number(value, shape)
 
-
-def _zeros(work: _Writer, shape: tuple[int, ...], *_: Any, **__: Any) -> _View:
-    return _number(0.0, shape)
+    return rule
 
 
 def _sigmoid_back(work: _Writer, shape: tuple[int, ...], a: _View, y: _View) -> _View:
@@ -527,8 +521,8 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _A.exp.default: _unary("exp"),
     _A.sigmoid.default: _unary("sigmoid"),
     _A.sigmoid_backward.default: _sigmoid_back,
-    _A.ones_like.default: _ones,
-    _A.zeros_like.default: _zeros,
+    _A.ones_like.default: _filled(1.0),
+    _A.zeros_like.default: _filled(0.0),
     _A.sum.default: _sum,
     _A.sum.dim_IntList: _sum,
     _A.mean.default: _mean,
