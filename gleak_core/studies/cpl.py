@@ -32,6 +32,7 @@ STARTS = ("random", "black", "white", "level-1", "level-2")
 DRAWN = ("random", "level-1", "level-2")  # starts made of random numbers
 CLASSES = (1, 2)
 SWAPPABLE = ("CPL", "DLG", "DLG + start")
+STEPS = (1, 10, 20, 50)  # client iterations that α is tuned against
 
 # One CPU core, measured: twenty trials side by side, to the end of their iterations.
 _MS = {1: 1.7, 2: 3.4, 5: 7.0, 10: 13.0, 15: 19.0, 20: 25.0}  # an evaluation of so many dummies
@@ -126,7 +127,7 @@ STUDIES: tuple[Study, ...] = (
         # After one iteration no rate is left in what is matched.
         + grid(
             batch=(1, 10),
-            client_iterations=ITERATIONS[1:],
+            client_iterations=(2, 10, 50),
             rate=(1e-4, 1e-2, 1e-1),
             dummies=("one",),
         )
@@ -286,8 +287,8 @@ STUDIES: tuple[Study, ...] = (
         measure=cpl_questions.weighted,
         reads=("lfw",),
         block=_BLOCK,
-        cells=grid(alpha=(*WEIGHTS, "tuned"), client_iterations=(1, 5, 10, 20, 50), term=(ORACLE,))
-        + grid(alpha=("published", "tuned"), client_iterations=(1, 5, 10, 20, 50), term=(OWN,)),
+        cells=grid(alpha=(*WEIGHTS, "tuned"), client_iterations=STEPS, term=(ORACLE,))
+        + grid(alpha=("published", "tuned"), client_iterations=STEPS, term=(OWN,)),
         reading={"term": ORACLE},
         seconds=_alpha,
         deviations=(
