@@ -21,7 +21,7 @@ export TQDM_DISABLE := 1
 unexport PYTHONDONTWRITEBYTECODE
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lint refresh bench lock clean
+.PHONY: help setup book test lint refresh lab bench lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*##/  make \1\t/' | expand -t 18
@@ -57,6 +57,11 @@ lint: $(STAMP)   ## ruff (style and format), pyright (types)
 
 refresh: $(STAMP) ## run the chapters in place: the committed outputs that nbval compares with
 	@$(BIN)/gleak refresh --jobs $(JOBS)
+
+lab: $(STAMP)    ## build the lab's page anew: the same bytes, unless its sources changed
+	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv pip install --quiet -c constraints.txt -e '.[lab]' \
+	|| echo 'the zig compiler could not be installed: the committed kernels are taken' >&2
+	@$(BIN)/gleak lab
 
 bench: $(STAMP)  ## speed of the attacks against the textbook loop
 	@$(BIN)/python tests/benchmarks/run.py

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from gleak_core import __version__
-from gleak_core.cli import attack, chapters, data, health, studies, teach
+from gleak_core.cli import attack, chapters, data, health, lab, studies, teach
 from gleak_core.errors import GleakError
 
 __all__ = ["app", "main"]
@@ -50,6 +50,7 @@ app.command("run")(chapters.run)
 app.command("refresh")(chapters.refresh)
 app.command("book")(chapters.book)
 app.command("attack")(attack.attack)
+app.command("lab")(lab.lab)
 app.command("study")(studies.study)
 app.command("scoreboard")(studies.scoreboard)
 app.add_typer(teach.app, name="teach")

@@ -6,21 +6,33 @@ their tapes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value
 
 from gleak_core import models
 from gleak_core.distances import DISTANCES
 from gleak_core.lab.tape import Tape, lower, trace
-from gleak_core.layers import Network
+from gleak_core.layers import Network, initialise
 from gleak_core.objectives import soft_cross_entropy
 from gleak_core.penalties import IMAGE_TERMS
 
-__all__ = ["ATTACKS", "Attack", "gradient", "network", "step"]
+__all__ = [
+    "ATTACKS",
+    "BATCHES",
+    "CLASSES",
+    "SIZE",
+    "Attack",
+    "gradient",
+    "network",
+    "open_network",
+    "step",
+]
 
-CLASSES, SIZE = 10, 32
+CLASSES, SIZE, BATCHES = 10, 32, (1, 2, 3, 4)
+_HIDDEN = 128
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,27 @@ def network() -> Network:
     return models.lenet(CLASSES, size=SIZE)
 
 
+class _Open(nn.Module):
+    """A network whose first layer is fully connected: it hands its pictures on as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape = (3, SIZE, SIZE)
+        self.first = nn.Linear(3 * SIZE * SIZE, _HIDDEN)
+        self.head = nn.Linear(_HIDDEN, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, K)."""
+        return self.head(self.first(images.flatten(1)).relu())
+
+
+def open_network(seed: int = 0) -> Any:
+    """Return two fully connected layers, which a division reads (Phong et al. 2018)."""
+    net = _Open()
+    initialise(net, "pytorch", seed=seed)
+    return net
+
+
 def gradient(net: Network, batch: int) -> tuple[Tape, list[str]]:
     """Return the tape of what the client sends: from x, y and the weights to its gradient."""
     names = [name for name, _ in net.named_parameters()]
@@ -64,7 +97,8 @@ def gradient(net: Network, batch: int) -> tuple[Tape, list[str]]:
 def step(net: Network, attack: Attack, batch: int) -> Tape:
     """Return the tape of an attack's step: from x, y, g* and W to the loss and its slopes.
 
-    The weights of the terms are inputs as well: `c.tv_mean`, and `c.pull`.
+    The weights of the terms are inputs as well (`c.tv_mean`, `c.pull`), and so is a mask of the
+    entries that count (`m.…`: 1 or 0), for an attacker who sees what was pruned away.
     """
     names = [name for name, _ in net.named_parameters()]
     far, knobs = DISTANCES[attack.distance], [*attack.terms, *(["pull"] if attack.pull else [])]
@@ -72,10 +106,12 @@ def step(net: Network, attack: Attack, batch: int) -> Tape:
     def objective(x: Tensor, y: Tensor, rest: Sequence[Tensor]) -> Tensor:
         seen = dict(zip(names, rest, strict=False))
         weights = dict(zip(names, rest[len(names) :], strict=False))
-        given = rest[2 * len(names) :]
+        counts = dict(zip(names, rest[2 * len(names) :], strict=False))
+        given = rest[3 * len(names) :]
         soft = y.softmax(-1) if attack.joint else y
         fake = grad(_loss(net, x, soft))(weights)
-        total = far(_trial(fake), _trial(seen))[0]
+        left = {name: value * counts[name] for name, value in fake.items()}
+        total = far(_trial(left), _trial(seen))[0]
         for term, weight in zip(attack.terms, given, strict=False):
             total = total + weight * IMAGE_TERMS[term](x[None])[0]
         if attack.pull:
@@ -90,8 +126,9 @@ def step(net: Network, attack: Attack, batch: int) -> Tape:
 
     x, y, weights = _examples(net, batch)
     knob = [torch.ones(()) for _ in knobs]
-    traced = trace(both, x, y, *(torch.zeros_like(w) for w in weights), *weights, *knob)
-    labels = [*(f"g.{n}" for n in names), *(f"w.{n}" for n in names), *(f"c.{k}" for k in knobs)]
+    each = [w.clone() for _ in "gwm" for w in weights]  # one tensor twice would be one input
+    traced = trace(both, x, y, *each, *knob)
+    labels = [f"{kind}.{n}" for kind in "gwm" for n in names] + [f"c.{k}" for k in knobs]
     return lower(traced, ["x", "y", *labels])
 
 

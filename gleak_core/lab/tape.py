@@ -60,15 +60,18 @@ class Tape:
     inputs: dict[str, int]
     outputs: list[int]
 
-    def text(self) -> str:
-        """Return the tape as JSON, the same bytes for the same function."""
-        parts = {
+    def parts(self) -> dict[str, Any]:
+        """Return the tape as what JSON can hold."""
+        return {
             "sizes": self.sizes,
             "steps": self.steps,
             "inputs": self.inputs,
             "outputs": self.outputs,
         }
-        return json.dumps(parts, separators=(",", ":"), sort_keys=True)
+
+    def text(self) -> str:
+        """Return the tape as JSON, the same bytes for the same function."""
+        return json.dumps(self.parts(), separators=(",", ":"), sort_keys=True)
 
 
 def trace(function: Callable[..., Any], *examples: Tensor) -> GraphModule:
@@ -361,6 +364,20 @@ def _filled(value: float) -> Callable[..., _View]:
     return rule
 
 
+def _relu(work: _Writer, shape: tuple[int, ...], a: _View) -> _View:
+    """Return a·(sgn a + 1)/2, which rounds nothing."""
+    on = _affine(work, work.step("sgn", [work.buffer(a)], shape), 0.5, 0.5)
+    return _binary("mul")(work, shape, a, on)
+
+
+def _relu_back(
+    work: _Writer, shape: tuple[int, ...], slope: _View, y: _View, threshold: float
+) -> _View:
+    """Return the slope where y = relu a is positive: the sign of y is 1 there, else 0."""
+    assert threshold == 0, "a threshold other than 0"
+    return _binary("mul")(work, shape, slope, work.step("sgn", [work.buffer(y)], shape))
+
+
 def _sigmoid_back(work: _Writer, shape: tuple[int, ...], a: _View, y: _View) -> _View:
     return work.step("sigmoid_back", [work.buffer(a), work.buffer(y)], shape)
 
@@ -521,6 +538,8 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _A.exp.default: _unary("exp"),
     _A.sigmoid.default: _unary("sigmoid"),
     _A.sigmoid_backward.default: _sigmoid_back,
+    _A.relu.default: _relu,
+    _A.threshold_backward.default: _relu_back,
     _A.ones_like.default: _filled(1.0),
     _A.zeros_like.default: _filled(0.0),
     _A.sum.default: _sum,

@@ -1,0 +1,628 @@
+/* The page of the lab: what the reader turns and sees. The attacks run in workers. */
+(() => {
+  'use strict';
+
+  const $ = id => document.getElementById(id);
+  const parts = JSON.parse($('parts').textContent), { names } = parts;
+  const SIDE = 32, AREA = SIDE * SIDE, PIXELS = 3 * AREA;
+  const HUGE = 60e6; // bytes of a file
+
+  /* --- what can be turned ------------------------------------------------------------------------- */
+
+  const CHOICES = {
+    attack: ['Attack', {
+      idlg: 'iDLG: read the label, fit the picture', dlg: 'DLG: fit picture and label together',
+      cpl: 'CPL: read the label, let it pull', cosine: 'the angle, and total variation',
+      division: 'no optimisation: one division',
+    }],
+    start: ['Start', {
+      uniform: 'noise, U(0, 1)', normal: 'noise, N(0, 1), as published', normal_half: 'noise, N(½, 1)',
+      uniform_centred: 'noise, U(−½, ½)', grey: 'grey, a little noise', flat_grey: 'flat grey', black: 'black',
+      white: 'white', 'level-1': 'pattern, 4 quadrants', 'level-2': 'pattern, 16 parts',
+    }],
+    solver: ['Optimiser', {
+      wolfe: 'L-BFGS, line search', plain: 'L-BFGS as DLG was published', adam: 'Adam, rate 0.05',
+    }],
+    weights: ['Weights', {
+      uniform: 'untrained, U(±½), as published', quarter: 'untrained, U(±¼)',
+      pytorch: 'untrained, PyTorch’s default', trained: 'trained on these photographs',
+    }],
+    defence: ['Defence', {
+      none: 'none', noise: 'noise on the gradient', prune: 'prune the small entries', half: 'half precision', int8: '8-bit integers',
+    }],
+    sigma: ['Noise, standard deviation', Object.fromEntries(
+      [[1e-6, '0.000001'], [1e-5, '0.00001'], [1e-4, '0.0001'], [1e-3, '0.001'], [1e-2, '0.01'], [1e-1, '0.1']])],
+    share: ['Entries set to zero', Object.fromEntries([10, 30, 50, 70, 90, 99].map(n => [n, `${n} %`]))],
+    masked: ['The attacker ignores what was pruned', null],
+    alpha: ['Pull of the label, α', { 0: '0', 0.0001: '0.0001', 0.001: '0.001', 0.01: '0.01', 0.1: '0.1' }],
+    tv: ['Weight of total variation', { 0: '0', 0.0001: '0.0001', 0.001: '0.001', 0.01: '0.01', 0.1: '0.1' }],
+  };
+  const DEFAULTS = {
+    attack: 'idlg', start: 'uniform', solver: 'wolfe', weights: 'uniform', defence: 'none',
+    sigma: '0.001', share: '70', masked: '', alpha: '0.001', tv: '0.001', seed: '1',
+  };
+  const NUMBERS = new Set(['sigma', 'share', 'alpha', 'tv', 'seed']);
+  const PRESETS = {
+    '': 'a preset…',
+    'attack=dlg&start=normal': 'DLG from N(0, 1)',
+    'attack=dlg&start=normal&race=1&b.attack=dlg&b.start=normal&b.solver=plain': 'line search against none (race)',
+    'race=1&b.start=normal': 'two starts (race)',
+    'defence=noise&sigma=0.0001&race=1&b.defence=noise&b.sigma=0.01': 'little noise, much noise (race)',
+    'defence=prune&share=70': 'prune 70 %',
+    'defence=prune&share=70&race=1&b.defence=prune&b.share=70&b.masked=1': 'pruning, and who sees through it (race)',
+    'weights=pytorch': 'PyTorch’s default weights',
+    'race=1&b.weights=trained': 'untrained and trained (race)',
+    'picture=cat,rocket': 'two pictures at once',
+    'attack=division': 'no optimisation at all',
+    'attack=division&picture=cat,flower,rocket,temple': 'four pictures by division',
+  };
+
+  const applies = { // when a control matters
+    sigma: s => s.defence === 'noise', share: s => s.defence === 'prune', masked: s => s.defence === 'prune' && s.attack !== 'division',
+    alpha: s => s.attack === 'cpl', tv: s => s.attack === 'cosine',
+    start: s => s.attack !== 'division', solver: s => s.attack !== 'division', weights: s => s.attack !== 'division',
+  };
+
+  /* --- the pictures ------------------------------------------------------------------------------- */
+
+  const state = { pictures: [], slot: 0, race: false, running: false, number: 0, lanes: [], samples: {}, address: '' };
+  window.lab = state; // for the tests, and the curious
+
+  function paint(canvas, x, at = 0) {
+    const context = canvas.getContext('2d'), data = context.createImageData(SIDE, SIDE);
+    for (let i = 0; i < AREA; i++) {
+      for (let k = 0; k < 3; k++) data.data[4 * i + k] = Math.round(255 * Math.min(1, Math.max(0, x[at + k * AREA + i])));
+      data.data[4 * i + 3] = 255;
+    }
+    context.putImageData(data, 0, 0);
+  }
+
+  function pixelsOf(canvas, left = 0) {
+    const { data } = canvas.getContext('2d', { willReadFrequently: true }).getImageData(left, 0, SIDE, SIDE), x = new Float64Array(PIXELS);
+    for (let i = 0; i < AREA; i++) for (let k = 0; k < 3; k++) x[k * AREA + i] = data[4 * i + k] / 255;
+    return x;
+  }
+
+  function canvasOf(width, height = width, label = '') {
+    const canvas = Object.assign(document.createElement('canvas'), { width, height });
+    if (label) { canvas.setAttribute('role', 'img'); canvas.setAttribute('aria-label', label); }
+    return canvas;
+  }
+
+  /* The middle square of a picture or a video, 32×32: halved until it is near, so that every pixel counts. */
+  function shrink(source, width, height) {
+    let side = Math.min(width, height), from = canvasOf(Math.min(side, 1024));
+    const draw = (to, ...rest) => {
+      const context = to.getContext('2d');
+      context.imageSmoothingQuality = 'high';
+      context.drawImage(...rest, 0, 0, to.width, to.height);
+      return to;
+    };
+    draw(from, source, (width - side) / 2, (height - side) / 2, side, side);
+    for (side = from.width; side > 2 * SIDE; side = from.width) from = draw(canvasOf(Math.ceil(side / 2)), from, 0, 0, side, side);
+    return pixelsOf(draw(canvasOf(SIDE), from, 0, 0, side, side));
+  }
+
+  async function openFile(file) {
+    if (!file) return;
+    if (file.size > HUGE) return say(`This file has ${Math.round(file.size / 1e6)} MB, more than the lab opens: make it smaller than ${HUGE / 1e6} MB.`);
+    let bitmap;
+    try { bitmap = await createImageBitmap(file); }
+    catch { return say('The browser cannot read this file as a picture: take a JPEG, a PNG or a WebP, below 100 megapixels.'); }
+    const x = shrink(bitmap, bitmap.width, bitmap.height);
+    bitmap.close();
+    put({ x, name: 'your own picture', label: state.pictures[state.slot].label });
+  }
+
+  function put(picture) {
+    state.pictures[state.slot] = picture;
+    if (state.pictures.length > 1) state.slot = (state.slot + 1) % state.pictures.length;
+    drawSlots();
+    share();
+  }
+
+  function resize(batch) {
+    const free = names.filter(n => !state.pictures.some(p => p.name === n));
+    while (state.pictures.length > batch) state.pictures.pop();
+    while (state.pictures.length < batch) state.pictures.push(state.samples[free.shift()]);
+    state.slot = Math.min(state.slot, batch - 1);
+    $('batch').value = batch;
+    drawSlots();
+  }
+
+  function drawSlots() {
+    const many = state.pictures.length > 1;
+    $('slots').className = many ? 'slots many' : 'slots';
+    $('slots').replaceChildren(...state.pictures.map((picture, i) => {
+      const box = Object.assign(document.createElement('div'), { className: 'slot' });
+      const canvas = canvasOf(SIDE, SIDE, `Private picture ${many ? i + 1 : ''}: ${picture.name}`);
+      paint(canvas, picture.x);
+      if (many) {
+        const button = Object.assign(document.createElement('button'), { type: 'button', onclick: () => { state.slot = i; drawSlots(); } });
+        button.setAttribute('aria-pressed', String(i === state.slot));
+        button.setAttribute('aria-label', `Picture ${i + 1}, ${picture.name}: choose what stands here`);
+        box.setAttribute('aria-pressed', String(i === state.slot));
+        canvas.setAttribute('aria-hidden', 'true');
+        button.append(canvas);
+        box.append(button);
+      } else box.append(canvas);
+      const select = document.createElement('select');
+      select.setAttribute('aria-label', `Class of picture ${i + 1}`);
+      names.forEach((name, k) => select.add(new Option(name, k)));
+      select.value = picture.label;
+      select.onchange = () => { state.pictures[i] = { ...picture, label: +select.value }; share(); };
+      box.append(select);
+      return box;
+    }));
+    for (const button of $('samples').children) {
+      button.setAttribute('aria-pressed', String(state.pictures[state.slot].name === button.dataset.name));
+    }
+  }
+
+  /* --- lanes: a setting, its worker, what is seen of it ---------------------------------------------- */
+
+  class Lane {
+    constructor(index) {
+      Object.assign(this, { index, settings: { ...DEFAULTS }, points: [], last: null, end: '', ready: false });
+      this.element = $('lane').content.cloneNode(true).firstElementChild;
+      const find = what => this.element.querySelector(what);
+      Object.assign(this, {
+        title: find('h2'), sent: find('.sent'), rebuilt: find('.rebuilt'), what: find('.what'), now: find('.now'), read: find('.read'),
+        controls: {}, boxes: {},
+      });
+      for (const [name, [words, options]] of Object.entries(CHOICES)) this.control(find('.settings'), name, words, options);
+      this.open();
+    }
+
+    open() {
+      const code = URL.createObjectURL(new Blob([$('work').textContent], { type: 'text/javascript' }));
+      this.worker = new Worker(code);
+      URL.revokeObjectURL(code);
+      this.worker.onmessage = ({ data }) => this.hear(data);
+      this.worker.onerror = event => say(`The attack broke off (${event.message}): reload the page.`);
+      this.worker.postMessage({ what: 'init', ...parts.work, plain: state.plain });
+    }
+
+    control(parent, name, words, options) {
+      const label = document.createElement('label'), id = `${name}-${this.index}`;
+      const control = options ? document.createElement('select') : Object.assign(document.createElement('input'), { type: 'checkbox' });
+      control.id = id;
+      if (options) {
+        for (const [value, text] of Object.entries(options)) control.add(new Option(text, value));
+        label.append(words, control);
+      } else {
+        label.className = 'check';
+        label.append(control, words);
+      }
+      control.onchange = () => {
+        this.settings[name] = options ? control.value : control.checked ? '1' : '';
+        this.show();
+        share();
+      };
+      this.controls[name] = control;
+      this.boxes[name] = label;
+      parent.append(label);
+    }
+
+    show() {
+      for (const [name, control] of Object.entries(this.controls)) {
+        if (control.type === 'checkbox') control.checked = this.settings[name] === '1';
+        else control.value = this.settings[name];
+        this.boxes[name].hidden = applies[name] ? !applies[name](this.settings) : false;
+      }
+      this.title.textContent = state.race ? `Attacker ${'AB'[this.index]}: ${this.words()}` : `The attacker: ${this.words()}`;
+    }
+
+    words() {
+      const s = this.settings, chosen = name => CHOICES[name][1][s[name]];
+      const told = [chosen('attack').split(':')[0]];
+      if (s.attack !== 'division' && s.start !== DEFAULTS.start) told.push(chosen('start'));
+      if (s.attack !== 'division' && s.solver !== DEFAULTS.solver) told.push(s.solver === 'plain' ? 'no line search' : 'Adam');
+      if (s.attack !== 'division' && s.weights !== DEFAULTS.weights) told.push(chosen('weights'));
+      if (s.defence !== 'none') told.push(s.defence === 'noise' ? `noise ${chosen('sigma')}` : s.defence === 'prune' ? `${s.share} % pruned${s.masked ? ', seen through' : ''}` : chosen('defence'));
+      return told.join(', ');
+    }
+
+    share() {
+      Object.assign(this, { points: [], end: '', last: null, heard: 0, shared: false });
+      const numbers = Object.fromEntries(Object.entries(this.settings).map(([k, v]) => [k, NUMBERS.has(k) ? +v : v]));
+      const images = Float64Array.from(state.pictures.flatMap(p => [...p.x])), labels = state.pictures.map(p => p.label);
+      this.worker.postMessage({ what: 'share', images, labels, settings: numbers, number: state.number });
+    }
+
+    hear(data) {
+      if (data.what === 'ready') {
+        Object.assign(this, { ready: true, kernels: data.kernels });
+        return;
+      }
+      if (data.token !== state.number) return; // of a run before
+      if (data.what === 'broken') {
+        this.end = 'broken';
+        stop();
+        return say(`The attack broke off: ${data.words}.`);
+      }
+      this.paint(data);
+      if (data.what === 'shared') return this.told(data);
+      this.points.push(...data.points);
+      this.last = data;
+      this.end = data.end;
+      this.report();
+      chart();
+      if (data.end) finished();
+      else if (!state.race) this.announce();
+    }
+
+    paint({ images, order }) {
+      const many = order.length;
+      this.rebuilt.className = many > 1 ? 'rebuilt slots many' : 'rebuilt slots';
+      while (this.rebuilt.children.length > many) this.rebuilt.lastChild.remove();
+      while (this.rebuilt.children.length < many) this.rebuilt.append(canvasOf(SIDE, SIDE, 'noise'));
+      order.forEach((j, i) => paint(this.rebuilt.children[i], images, j * PIXELS));
+    }
+
+    told({ sent, count, zeros, read, psnr }) {
+      gradientPicture(this.sent, sent);
+      const pruned = this.settings.defence === 'prune' ? `, ${Math.round(100 * zeros / count)} % of them zero` : '';
+      this.what.textContent = `${count.toLocaleString('en')} numbers${pruned}`;
+      this.sent.setAttribute('aria-label', `The gradient as a picture: ${count.toLocaleString('en')} numbers, blue below zero, orange above. No picture can be seen in it.`);
+      this.readFirst = read;
+      this.now.textContent = this.settings.attack === 'division' ? 'not yet divided' : `the start, PSNR ${psnr.toFixed(1)} dB`;
+      this.read.textContent = this.readWords(read);
+      [...this.rebuilt.children].forEach(c => c.setAttribute('aria-label', 'The start of the attack'));
+      this.shared = true;
+      chart();
+    }
+
+    readWords(read) {
+      if (!read) return 'label: to be found';
+      const true_ = state.pictures.map(p => p.label), right = sorted(read).join() === sorted(true_).join();
+      const said = [...new Set(read)].map(k => names[k]).join(', ');
+      return `${read.length > 1 ? 'labels' : 'label'} read: ${said} ${right ? '✓' : '✗ wrong'}`;
+    }
+
+    /* Said once each, on the way: the attacker, who knows no PSNR, goes on. */
+    announce() {
+      const { psnr } = this.last, n = this.points.at(-1)[0], s = ` after ${n} evaluations and ${(this.last.spent / 1000).toFixed(1)} s`;
+      const many = state.pictures.length > 1;
+      if (psnr >= 30 && this.heard < 30) say(`${many ? 'The pictures are' : 'The picture is'} back: PSNR 30 dB${s}. The attacker, who cannot know, goes on until the gradient agrees.`);
+      else if (psnr >= 20 && this.heard < 20) say(`${many ? 'The pictures begin' : 'The picture begins'} to show: PSNR 20 dB${s}.`);
+      else return;
+      this.heard = psnr >= 30 ? 30 : 20;
+    }
+
+    report() {
+      const { psnr, spent, labels } = this.last, [evaluations, loss] = this.points.at(-1);
+      const many = this.settings.attack === 'division' ? 'one division' : `${evaluations} evaluations, ${(spent / 1000).toFixed(1)} s`;
+      this.now.textContent = `PSNR ${psnr.toFixed(1)} dB · ${many}`;
+      this.read.textContent = this.readWords(labels);
+      [...this.rebuilt.children].forEach((c, i) => c.setAttribute('aria-label', `Rebuilt picture ${i + 1}, PSNR ${this.last.each[i].toFixed(1)} dB`));
+      this.loss = loss;
+    }
+  }
+
+  const sorted = list => [...list].sort((a, b) => a - b);
+
+  function gradientPicture(canvas, g) {
+    const context = canvas.getContext('2d'), data = context.createImageData(126, 126);
+    const most = g.reduce((m, v) => Math.max(m, Math.abs(v)), 0) || 1, low = [33, 102, 172], high = [200, 90, 10], grey = [247, 247, 245];
+    g.forEach((v, i) => {
+      const t = Math.min(1, (Math.abs(v) / most) ** 0.35), to = v < 0 ? low : high;
+      for (let k = 0; k < 3; k++) data.data[4 * i + k] = grey[k] + (to[k] - grey[k]) * t;
+      data.data[4 * i + 3] = 255;
+    });
+    context.putImageData(data, 0, 0);
+  }
+
+  /* --- running ------------------------------------------------------------------------------------ */
+
+  const active = () => state.lanes.slice(0, state.race ? 2 : 1);
+  const every = what => active().forEach(lane => lane.worker.postMessage(what));
+
+  function share() {
+    state.number++;
+    state.running = false;
+    active().forEach(lane => lane.share());
+    button();
+    const s = active()[0].settings;
+    say(state.race ? 'Both attackers get the same pictures’ gradient, each as his client defends it. Press Attack.'
+      : s.attack === 'division' ? 'This network’s first layer is fully connected. Press Attack: there is nothing to optimise.'
+        : 'The client has sent the gradient of one training step, nothing else. Press Attack.');
+    remember();
+  }
+
+  function button() {
+    const over = active().every(lane => lane.end), fresh = active().every(lane => !lane.points.length);
+    $('go').textContent = state.running ? 'Pause' : over && !fresh ? 'Again' : fresh ? 'Attack' : 'Continue';
+    $('step').disabled = state.running || over;
+  }
+
+  function go() {
+    if (state.running) {
+      every({ what: 'pause' });
+      state.running = false;
+      say(`Paused. ${explain()}`);
+    } else {
+      if (active().every(lane => lane.end)) share();
+      state.running = true;
+      every({ what: 'pace', pace: $('pace').value });
+      active().filter(lane => !lane.end).forEach(lane => lane.worker.postMessage({ what: 'run' }));
+      say(active()[0].settings.attack === 'division' ? 'Dividing…' : 'The attacker changes his picture until its gradient agrees with the one that was sent…');
+    }
+    button();
+  }
+
+  function stop() { state.running = false; button(); }
+
+  function finished() {
+    if (!active().every(lane => lane.end)) return;
+    stop();
+    say(explain());
+  }
+
+  function say(words) { $('story').textContent = words; }
+
+  /* What just happened, and why. */
+  function explain() {
+    const lanes = active().filter(lane => lane.last);
+    if (!lanes.length) return '';
+    if (!state.race) return outcome(lanes[0]);
+    return [between(), ...active().map(lane => `${'AB'[lane.index]}: ${lane.last ? outcome(lane) : 'has not begun.'}`)].join(' ');
+  }
+
+  /* Who was first at a picture that is clear. */
+  function between() {
+    const [a, b] = active().map(lane => lane.settings.attack !== 'division' && lane.points.find(p => p[2] >= 30)?.[0]);
+    if (a && b) return a === b ? `Both reach 30 dB after ${a} evaluations.` : `${a < b ? 'A' : 'B'} is first at 30 dB, after ${Math.min(a, b)} evaluations; ${a < b ? 'B' : 'A'} needs ${Math.max(a, b)}.`;
+    return a ? `Only A reaches 30 dB, after ${a} evaluations.` : b ? `Only B reaches 30 dB, after ${b} evaluations.` : '';
+  }
+
+  function outcome(lane) {
+    const { settings: s, last, end } = lane, [evaluations, loss] = lane.points.at(-1), { psnr, spent } = last;
+    const cost = `${evaluations} evaluations, ${(spent / 1000).toFixed(1)} s`, clear = psnr >= 30, seen = psnr >= 20;
+    const batch = state.pictures.length, true_ = sorted(state.pictures.map(p => p.label)).join();
+    const wrong = sorted(last.labels).join() !== true_;
+    if (end === 'divided') return divided(lane, psnr, clear);
+    if (end === 'diverged') {
+      return s.solver === 'plain'
+        ? `The run flew apart after ${evaluations} evaluations: without a line search a step can be too long, and nothing calls it back. Choose the line search, or another start.`
+        : `The run flew apart after ${evaluations} evaluations: choose another start, or L-BFGS with a line search.`;
+    }
+    if (clear && s.defence === 'none') {
+      return `${batch > 1 ? 'The pictures are' : 'The picture is'} back (PSNR ${psnr.toFixed(1)} dB; ${cost}). Only the gradient and the weights were used; ${
+        s.attack === 'dlg' ? 'the label was found on the way' : 'the label was read off the sign of the gradient first'}.`;
+    }
+    if (clear) {
+      const why = s.defence === 'noise' ? 'this noise is too small beside the gradient'
+        : s.defence === 'prune' ? s.masked ? 'the attacker sees which entries are zero and matches the others: what was pruned still left more equations than pixels' : 'so few entries were cut that those left say enough'
+          : 'rounding changes the gradient less than the picture does';
+      return `The defence does not help: PSNR ${psnr.toFixed(1)} dB after ${cost}; ${why}.`;
+    }
+    const quality = `${seen ? 'A picture can be recognised' : 'No picture'} (PSNR ${psnr.toFixed(1)} dB; ${cost})`;
+    if (!end) return `${quality} so far.`;
+    if (wrong && s.attack === 'cpl' && batch > 1) return `${quality}: CPL takes one label for the whole batch, and these pictures have several. With a wrong label no picture fits.`;
+    if (wrong) return `${quality}: the label is wrong (${[...new Set(last.labels)].map(k => names[k]).join(', ')}), and with a wrong label no picture has this gradient.`;
+    if (s.defence === 'noise') return `${quality}: the noise of ${CHOICES.sigma[1][s.sigma]} hides what the gradient says of fine detail. The client’s own training has to live with that noise, too.`;
+    if (s.defence === 'prune' && !s.masked) return `${quality}: the attacker tries to match ${s.share} % zeros that the client made. Let him ignore what was pruned, and look again.`;
+    if (s.defence === 'prune') return `${quality}: what is left says too little, even to an attacker who ignores the zeros.`;
+    if (s.defence !== 'none') return `${quality}: rounding to ${CHOICES.defence[1][s.defence]} took away the small differences that pixels make.`;
+    if (end === 'solved') return `${quality}, although the gradient agrees (loss ${loss.toExponential(0)}): with these weights very different pictures have almost the same gradient. Agreement is no proof of a picture.`;
+    if (end === 'stalled') return `${quality}: the descent found no way down any more, in a valley that is not the picture’s. New starting noise may help.`;
+    return `${quality}: the attacker’s ${evaluations} evaluations are used up and the loss still falls (${loss.toExponential(0)}). An attacker has more time than this page.`;
+  }
+
+  function divided(lane, psnr, clear) {
+    const batch = state.pictures.length, { sure } = lane.last, s = lane.settings;
+    if (s.defence !== 'none' && !clear) return `The division gives PSNR ${psnr.toFixed(1)} dB: it trusts every digit, and ${CHOICES.defence[1][s.defence]} changes them. A fit, which weighs all equations together, stands more.`;
+    if (batch === 1) return `The picture, to the last digit (PSNR ${psnr.toFixed(0)} dB), without one step of optimisation: a fully connected layer sends δ·x as the gradient of its weights and δ as that of its bias. The quotient is x.`;
+    return `${sure} of ${batch} pictures to the last digit (PSNR ${psnr.toFixed(1)} dB over all): a unit that is on for one picture only sends that picture alone. Two such units agree exactly, which is how the attacker knows them; ${sure < batch ? 'the others show mixtures' : 'every picture had its own'}.`;
+  }
+
+  /* --- curves ------------------------------------------------------------------------------------- */
+
+  function chart() {
+    const lanes = active(), end = Math.max(200, ...lanes.map(l => l.points.at(-1)?.[0] ?? 0));
+    draw($('psnr'), 'PSNR in dB', lanes, 2, end, 0, 60, v => v, v => `${v}`, [0, 20, 40, 60], v => `${v.toFixed(1)} dB`);
+    draw($('loss'), 'gradient distance', lanes, 1, end, -9, 3, v => Math.log10(Math.max(v, 1e-12)), v => `1e${v}`, [-9, -6, -3, 0, 3], v => v.toExponential(1));
+  }
+
+  function draw(svg, title, lanes, column, end, low, high, map, tick, ticks, words) {
+    const L = 46, R = 452, T = 24, B = 172, X = e => L + (R - L) * e / end, Y = v => B - (B - T) * (Math.min(high, Math.max(low, v)) - low) / (high - low);
+    const parts = [`<text x="${L}" y="14">${title}${lanes.length > 1 ? ' (A solid, B dashed)' : ''}</text>`];
+    for (const t of ticks) parts.push(`<line class="grid" x1="${L}" x2="${R}" y1="${Y(t)}" y2="${Y(t)}"/><text x="${L - 6}" y="${Y(t) + 4}" text-anchor="end">${tick(t)}</text>`);
+    parts.push(`<text x="${L}" y="194">0</text><text x="${R}" y="194" text-anchor="end">${end} evaluations</text>`);
+    const told = [];
+    lanes.forEach((lane, i) => {
+      const every = Math.ceil(lane.points.length / 300), kept = lane.points.filter((p, k) => (k % every === 0 || k === lane.points.length - 1) && Number.isFinite(p[column]));
+      if (!kept.length) return;
+      parts.push(`<polyline class="lane-${i}" points="${kept.map(p => `${X(p[0]).toFixed(1)},${Y(map(p[column])).toFixed(1)}`).join(' ')}"/>`);
+      told.push(`${lanes.length > 1 ? `${'AB'[i]}: ` : ''}${words(kept.at(-1)[column])} after ${kept.at(-1)[0]} evaluations`);
+    });
+    svg.innerHTML = parts.join('');
+    svg.setAttribute('aria-label', `${title}: ${told.join('; ') || 'nothing yet'}`);
+  }
+
+  /* --- the address -------------------------------------------------------------------------------- */
+
+  function fragment() {
+    const held = new URLSearchParams(), shown = state.pictures.map(p => p.name);
+    if (shown.every(n => names.includes(n)) && shown.join() !== parts.first) held.set('picture', shown.join(','));
+    else if (shown.length > 1 && shown.join() !== parts.first) held.set('batch', shown.length);
+    active().forEach((lane, i) => {
+      for (const [k, v] of Object.entries(lane.settings)) {
+        if (v !== DEFAULTS[k] && (!applies[k] || applies[k](lane.settings))) held.set(i ? `b.${k}` : k, v || '0');
+      }
+    });
+    if (state.race) held.set('race', '1');
+    return held.toString().replaceAll('%2C', ',');
+  }
+
+  /* Settings from a fragment; what is misspelt is said, and left out. */
+  function restore(text) {
+    const given = new URLSearchParams(text.replace(/^#/, '')), odd = [];
+    const settings = [{ ...DEFAULTS }, { ...DEFAULTS }];
+    let shown = [parts.first], batch = 1, race = false;
+    for (const [key, value] of given) {
+      const name = key.replace(/^b\./, ''), lane = key.startsWith('b.') ? 1 : 0, options = CHOICES[name]?.[1];
+      if (key === 'race') race = value === '1';
+      else if (key === 'picture' && value.split(',').every(n => names.includes(n)) && value.split(',').length <= 4) shown = value.split(',');
+      else if (key === 'batch' && /^[1-4]$/.test(value)) batch = +value;
+      else if (name === 'seed' && /^\d{1,6}$/.test(value)) settings[lane].seed = value;
+      else if (name === 'masked' && /^[01]?$/.test(value)) settings[lane].masked = value === '1' ? '1' : '';
+      else if (options && value in options) settings[lane][name] = value;
+      else odd.push(`${key}=${value}`);
+    }
+    state.race = race;
+    settings.forEach((s, i) => { if (i === 0 || race) { lane(i).settings = s; } });
+    state.pictures = shown.map(n => state.samples[n]);
+    state.slot = 0;
+    layout();
+    resize(Math.max(batch, shown.length));
+    share();
+    if (odd.length) say(`The address asks for what the lab does not have (${odd.join(', ').slice(0, 80)}): the rest is set. Press Attack.`);
+  }
+
+  function remember() {
+    const hash = fragment();
+    state.hash = hash;
+    $('preset').value = hash in PRESETS ? hash : '';
+    if (parent !== window) parent.postMessage({ lab: 'hash', hash }, '*');
+    else history.replaceState(null, '', hash ? `#${hash}` : location.pathname + location.search);
+    $('copied').hidden = true;
+  }
+
+  async function copy() {
+    const base = (state.address || location.href).split('#')[0];
+    $('address').value = state.hash ? `${base}#${state.hash}` : base;
+    $('copied').hidden = false;
+    try {
+      await navigator.clipboard.writeText($('address').value);
+      $('link').textContent = 'Copied';
+      setTimeout(() => { $('link').textContent = 'Copy a link'; }, 1500);
+    } catch {
+      $('address').focus();
+      $('address').select(); // a frame or a file may not write there: the reader can
+    }
+  }
+
+  /* --- the camera --------------------------------------------------------------------------------- */
+
+  let stream = null;
+  async function openCamera() {
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'user' } });
+    } catch {
+      return say('The browser gives no camera to this page: allow it, or open the lab in a tab of its own, or take a file.');
+    }
+    $('video').srcObject = stream;
+    $('viewfinder').hidden = false;
+    await $('video').play();
+    $('snap').focus();
+  }
+
+  function closeCamera() {
+    stream?.getTracks().forEach(track => track.stop());
+    stream = null;
+    $('video').srcObject = null;
+    $('viewfinder').hidden = true;
+  }
+
+  function snap() {
+    const video = $('video');
+    if (!video.videoWidth) return;
+    put({ x: shrink(video, video.videoWidth, video.videoHeight), name: 'your own picture', label: state.pictures[state.slot].label });
+    closeCamera();
+    $('camera').focus();
+  }
+
+  /* --- putting it together -------------------------------------------------------------------------- */
+
+  function lane(i) {
+    while (state.lanes.length <= i) state.lanes.push(new Lane(state.lanes.length));
+    return state.lanes[i];
+  }
+
+  function layout() {
+    lane(state.race ? 1 : 0);
+    $('race').checked = state.race;
+    $('lanes').replaceChildren(...active().map(l => l.element));
+    active().forEach(l => l.show());
+  }
+
+  function wire() {
+    $('go').onclick = go;
+    $('step').onclick = () => { active().filter(l => !l.end).forEach(l => l.worker.postMessage({ what: 'step' })); setTimeout(button, 60); };
+    $('again').onclick = () => { const seed = +active()[0].settings.seed % 999999 + 1; active().forEach(l => { l.settings.seed = String(seed); }); share(); };
+    $('pace').onchange = () => every({ what: 'pace', pace: $('pace').value });
+    $('race').onchange = () => {
+      state.race = $('race').checked;
+      if (state.race) Object.assign(lane(1).settings, state.lanes[0].settings, { start: state.lanes[0].settings.start === 'normal' ? 'uniform' : 'normal' });
+      layout();
+      share();
+    };
+    $('batch').onchange = () => { resize(+$('batch').value); share(); };
+    for (const [value, words] of Object.entries(PRESETS)) $('preset').add(new Option(words, value));
+    $('preset').onchange = () => { if ($('preset').value) restore($('preset').value); };
+    $('link').onclick = copy;
+    $('own').onclick = () => $('file').click();
+    $('file').onchange = () => { openFile($('file').files[0]); $('file').value = ''; };
+    $('camera').onclick = openCamera;
+    $('snap').onclick = snap;
+    $('dismiss').onclick = closeCamera;
+    const zone = document.body;
+    zone.ondragover = event => { event.preventDefault(); $('client').classList.add('over'); };
+    zone.ondragleave = () => $('client').classList.remove('over');
+    zone.ondrop = event => {
+      event.preventDefault();
+      $('client').classList.remove('over');
+      openFile(event.dataTransfer.files[0]);
+    };
+    addEventListener('hashchange', () => { if (location.hash.slice(1) !== state.hash) restore(location.hash); });
+  }
+
+  /* A page that frames the lab tells its colours and its address, and is told the lab's height. */
+  function host() {
+    const dark = matchMedia('(prefers-color-scheme: dark)'), theme = name => { document.documentElement.dataset.theme = name; };
+    const follow = () => theme(dark.matches ? 'dark' : 'light');
+    follow();
+    dark.addEventListener('change', follow);
+    if (parent === window) return;
+    document.documentElement.classList.add('framed');
+    addEventListener('message', ({ source, data }) => {
+      if (source !== parent || !data || !data.lab) return;
+      if (data.theme) { dark.removeEventListener('change', follow); theme(data.theme); }
+      if (data.address) state.address = data.address;
+      if (typeof data.hash === 'string' && data.hash !== state.hash) restore(data.hash);
+    });
+    new ResizeObserver(() => parent.postMessage({ lab: 'height', height: document.documentElement.offsetHeight }, '*')).observe(document.body);
+  }
+
+  async function begin() {
+    host();
+    const sheet = new Image();
+    sheet.src = `data:image/png;base64,${parts.pictures}`;
+    await sheet.decode();
+    const canvas = canvasOf(sheet.width, SIDE);
+    canvas.getContext('2d', { willReadFrequently: true }).drawImage(sheet, 0, 0);
+    names.forEach((name, label) => {
+      state.samples[name] = { x: pixelsOf(canvas, SIDE * label), name, label };
+      const button = Object.assign(document.createElement('button'), { type: 'button', title: name, onclick: () => put(state.samples[name]) });
+      button.dataset.name = name;
+      button.setAttribute('aria-label', name);
+      const small = canvasOf(SIDE);
+      small.setAttribute('aria-hidden', 'true');
+      paint(small, state.samples[name].x);
+      button.append(small);
+      $('samples').append(button);
+    });
+    state.plain = new URLSearchParams(location.search).has('plain');
+    wire();
+    $('lab').hidden = false;
+    restore(location.hash);
+    if (parent !== window) parent.postMessage({ lab: 'ready' }, '*');
+  }
+
+  begin().catch(error => {
+    $('lab').hidden = false;
+    say(`The lab cannot begin here (${error.message}): open it in a newer browser.`);
+  });
+})();
