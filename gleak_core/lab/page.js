@@ -39,22 +39,21 @@
   };
   const DEFAULTS = {
     attack: 'idlg', start: 'uniform', solver: 'wolfe', weights: 'uniform', defence: 'none',
-    sigma: '0.001', share: '70', masked: '', alpha: '0.001', tv: '0.001', seed: '1',
+    sigma: '0.001', share: '70', masked: '', alpha: '0.001', tv: '0.0001', seed: '1',
   };
   const NUMBERS = new Set(['sigma', 'share', 'alpha', 'tv', 'seed']);
-  const PRESETS = {
+  const PRESETS = { // addresses, as `fragment` writes them
     '': 'a preset…',
-    'attack=dlg&start=normal': 'DLG from N(0, 1)',
-    'attack=dlg&start=normal&race=1&b.attack=dlg&b.start=normal&b.solver=plain': 'line search against none (race)',
+    'attack=dlg&start=normal&seed=3&race=1&b.attack=dlg&b.start=normal&b.solver=plain&b.seed=3': 'line search against none (race)',
     'race=1&b.start=normal': 'two starts (race)',
     'defence=noise&sigma=0.0001&race=1&b.defence=noise&b.sigma=0.01': 'little noise, much noise (race)',
-    'defence=prune&share=70': 'prune 70 %',
-    'defence=prune&share=70&race=1&b.defence=prune&b.share=70&b.masked=1': 'pruning, and who sees through it (race)',
-    'weights=pytorch': 'PyTorch’s default weights',
-    'race=1&b.weights=trained': 'untrained and trained (race)',
+    'defence=prune&race=1&b.defence=prune&b.share=30': 'prune 70 %, prune 30 % (race)',
+    'defence=half&race=1&b.defence=int8': 'half precision, 8 bits (race)',
+    'weights=pytorch&race=1&b.weights=pytorch&b.defence=half': 'default weights, exact and rounded (race)',
+    'weights=trained&race=1&b.attack=cosine&b.weights=trained&b.tv=0': 'a trained network: distance, angle (race)',
     'picture=cat,rocket': 'two pictures at once',
     'attack=division': 'no optimisation at all',
-    'attack=division&picture=cat,flower,rocket,temple': 'four pictures by division',
+    'picture=cat,flower,rocket,temple&attack=division': 'four pictures by division',
   };
 
   const applies = { // when a control matters
@@ -260,7 +259,8 @@
       order.forEach((j, i) => paint(this.rebuilt.children[i], images, j * PIXELS));
     }
 
-    told({ sent, count, zeros, read, psnr }) {
+    told({ sent, count, zeros, read, psnr, used }) {
+      this.used = used; // bytes: the same after every run
       gradientPicture(this.sent, sent);
       const pruned = this.settings.defence === 'prune' ? `, ${Math.round(100 * zeros / count)} % of them zero` : '';
       this.what.textContent = `${count.toLocaleString('en')} numbers${pruned}`;
@@ -407,6 +407,10 @@
     if (s.defence !== 'none') return `${quality}: rounding to ${CHOICES.defence[1][s.defence]} took away the small differences that pixels make.`;
     if (end === 'solved') return `${quality}, although the gradient agrees (loss ${loss.toExponential(0)}): with these weights very different pictures have almost the same gradient. Agreement is no proof of a picture.`;
     if (end === 'stalled') return `${quality}: the descent found no way down any more, in a valley that is not the picture’s. New starting noise may help.`;
+    const before = lane.points[Math.floor(0.8 * lane.points.length)][1];
+    if (!(loss < 0.95 * before)) {
+      return `${quality}: the loss (${loss.toExponential(0)}) falls no more. ${s.solver === 'plain' ? 'Without a line search a step that was too long is not taken back, and the run has lost its way: choose the line search' : 'The descent lies in a valley that is not the picture’s: try new starting noise'}.`;
+    }
     return `${quality}: the attacker’s ${evaluations} evaluations are used up and the loss still falls (${loss.toExponential(0)}). An attacker has more time than this page.`;
   }
 
@@ -448,11 +452,11 @@
     if (shown.every(n => names.includes(n)) && shown.join() !== parts.first) held.set('picture', shown.join(','));
     else if (shown.length > 1 && shown.join() !== parts.first) held.set('batch', shown.length);
     active().forEach((lane, i) => {
+      if (i) held.set('race', '1');
       for (const [k, v] of Object.entries(lane.settings)) {
         if (v !== DEFAULTS[k] && (!applies[k] || applies[k](lane.settings))) held.set(i ? `b.${k}` : k, v || '0');
       }
     });
-    if (state.race) held.set('race', '1');
     return held.toString().replaceAll('%2C', ',');
   }
 

@@ -1,4 +1,4 @@
-"""The lab as one file: markup, style, code, tapes, kernels, weights and pictures, nothing outside."""
+"""The lab as one file: markup, style, code, tapes, kernels, weights, pictures; nothing outside."""
 
 import base64
 import json

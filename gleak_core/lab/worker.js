@@ -3,7 +3,7 @@
 'use strict';
 
 const CLASSES = 10, PIXELS = 3072;
-const LIMIT = 4000; /* evaluations */
+const LIMIT = 4000; /* evaluations, for each picture */
 const SOLVED = 1e-8; /* of the first loss: nothing is left to be explained */
 const PACES = { slow: 0, normal: 16, fast: 80 }; /* ms of work between two frames */
 const PAUSE = { slow: 90, normal: 0, fast: 0 };
@@ -170,7 +170,7 @@ class Descent {
     if (!this.images.every(Number.isFinite)) return 'diverged';
     if (this.loss <= SOLVED * first) return 'solved';
     if (this.solver.stalled) return 'stalled';
-    return this.evaluations >= LIMIT ? 'limit' : '';
+    return this.evaluations >= LIMIT * this.batch ? 'limit' : '';
   }
 }
 
@@ -274,7 +274,7 @@ const actions = {
     if (open) attack.shown = new Float64Array(images.length).fill(0.5);
     const held = attack.images;
     if (open) attack.images = attack.shown; /* nothing is shown before the button is pressed */
-    frame({ what: 'shared', sent: flat, count, zeros, read: open ? attack.labels : attack.read });
+    frame({ what: 'shared', sent: flat, count, zeros, used: kernels.mark(), read: open ? attack.labels : attack.read });
     attack.images = held;
   },
   run() { on = true; work(token); },

@@ -1,9 +1,7 @@
 """The lab's engine in headless Chromium: its kernels, its random numbers, its descents."""
 
 import base64
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import torch
 from lab.replay import replay
 from playwright.sync_api import Browser, Page
 
-from gleak_core import data, models
+from gleak_core import models
 from gleak_core.lab import kernels, steps
 from gleak_core.lab.tape import Tape
 
@@ -101,41 +99,3 @@ ROSENBROCK = """async ([name, search]) => {
 def test_the_search_finds_the_bottom_of_a_valley(page: Page, name: str) -> None:
     x, loss, evaluations, _ = page.evaluate(ROSENBROCK, [name, True])
     assert np.allclose(x, 1, atol=1e-6) and loss < 1e-12 and evaluations < 100
-
-
-ATTACK = """async ([name, gradientTape, stepTape, names, weights, image, label, seed, most]) => {
-  const k = await choose(name), client = load(JSON.parse(gradientTape), k);
-  const y = Float64Array.from({ length: 10 }, (_, i) => +(i === label));
-  client.inputs.x.set(image); client.inputs.y.set(y);
-  names.forEach((n, i) => client.inputs['w.' + n].set(weights[i]));
-  const sent = client.run().map(a => a.slice());
-  const attack = load(JSON.parse(stepTape), k);
-  names.forEach((n, i) => attack.inputs['w.' + n].set(weights[i]));
-  names.forEach((n, i) => attack.inputs['g.' + n].set(sent[i]));
-  attack.inputs.y.set(y);
-  const x = attack.inputs.x, slope = attack.outputs[1];
-  x.set(uniforms(seed)(x.length, 0, 1));
-  const objective = { x, slope, value() { attack.run(); return attack.outputs[0][0]; } };
-  const solver = new LBFGS(k, objective), began = performance.now();
-  const clip = v => Math.min(1, Math.max(0, v));
-  const error = () => image.reduce((sum, v, i) => sum + (clip(x[i]) - v) ** 2, 0) / image.length;
-  const psnr = () => -10 * Math.log10(error() + 1e-30);
-  while (solver.evaluations < most && psnr() < 30 && solver.iterate());
-  return [psnr(), solver.evaluations, (performance.now() - began) / 1000];
-}"""
-
-
-def test_a_picture_leaks_in_the_browser(page: Page) -> None:
-    net = steps.network()
-    batch = data.sample("photographs", 3, size=32, seed=0)
-    gradient, names = steps.gradient(net, 1)
-    step = steps.step(net, steps.ATTACKS["idlg"], 1)
-    weights = [p.detach().flatten().tolist() for p in net.parameters()]
-    for k in range(3):
-        given: list[Any] = [gradient.text(), step.text(), names, weights]
-        image, label = batch.images[k].flatten().tolist(), int(batch.labels[k])
-        psnr, evaluations, seconds = page.evaluate(
-            ATTACK, ["WebAssembly", *given, image, label, k, 1500]
-        )
-        assert psnr >= 30, (psnr, evaluations, seconds)
-        print(json.dumps([psnr, evaluations, seconds]))

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from gleak_core.errors import GleakError
-from gleak_core.lab import steps
+from gleak_core.lab import bundle, steps
 from gleak_core.lab.tape import OPERATIONS, lower, trace
 from gleak_core.penalties import tv_mean
 
@@ -30,6 +30,7 @@ FUNCTIONS: dict[str, Any] = {
     "sums": lambda a, b: b.sum(0) + b.sum((0, 1)) + b.mean(1).sum(),
     "powers": lambda a, b: (a.square() + 1).sqrt() / b[:, 0].square(),
     "a stack": lambda a, b: torch.stack([a.sum(), b.sum(), a[0]]).sum(),
+    "rectified": lambda a, b: (b - 1).relu() * a + (a - b.t()).relu().sum(0),
     "one picked": lambda a, b: b[2] * a[-1],
 }
 
@@ -79,9 +80,10 @@ def weights_of(net: Any) -> dict[str, Tensor]:
     return {n: p.detach().double() for n, p in net.named_parameters()}
 
 
+@pytest.mark.parametrize("network", [steps.network, steps.open_network])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_client_s_gradient(batch: int) -> None:
-    net = steps.network()
+def test_the_client_s_gradient(batch: int, network: Any) -> None:
+    net = network()
     tape, names = steps.gradient(net, batch)
     held = weights_of(net)
     x, y = torch.rand(batch, 3, 32, 32, dtype=torch.float64), torch.eye(10).double()[:batch]
@@ -100,11 +102,14 @@ def test_the_step_of_an_attack(name: str, batch: int) -> None:
     attack, net = steps.ATTACKS[name], steps.network()
     tape, held = steps.step(net, attack, batch), weights_of(net)
     seen = {n: torch.randn_like(w) * 1e-2 for n, w in held.items()}
+    masks = {n: (torch.rand_like(w) > 0.3).double() for n, w in held.items()}
+    seen = {n: g * masks[n] for n, g in seen.items()}
     knobs = {"tv_mean": 0.3, "pull": 0.7}
     x = torch.rand(batch, 3, 32, 32, dtype=torch.float64, requires_grad=True)
     y = torch.rand(batch, 10, dtype=torch.float64)
     y = (y if attack.joint else y.softmax(-1)).requires_grad_()
     inputs = {f"w.{n}": w for n, w in held.items()} | {f"g.{n}": g for n, g in seen.items()}
+    inputs |= {f"m.{n}": m for n, m in masks.items()}
     inputs |= {f"c.{k}": v for k, v in knobs.items() if f"c.{k}" in tape.inputs}
     value, *slopes = replay(tape, x=x.detach(), y=y.detach(), **inputs)
 
@@ -114,6 +119,7 @@ def test_the_step_of_an_attack(name: str, batch: int) -> None:
     logits = functional_call(net, leaves, (x,))
     loss = -(soft * logits.log_softmax(-1)).sum(-1).mean()
     fake = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
+    fake = [f * m for f, m in zip(fake, masks.values(), strict=True)]
     if attack.distance == "cosine":
         flat, goal = (torch.cat([g.flatten() for g in gs]) for gs in (fake, seen.values()))
         total = 1 - flat @ goal / (flat.norm() * goal.norm())
@@ -137,3 +143,28 @@ def test_a_tape_is_the_same_bytes_twice() -> None:
     assert one == two
     assert len(one) < 20_000
     assert json.loads(one)["outputs"]
+
+
+def chosen(value: Any, k: int) -> Any:
+    """Read a bundled tape for one size of batch, as the page does."""
+    if isinstance(value, list):
+        return [chosen(one, k) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return value["by"][k] if "by" in value else {n: chosen(v, k) for n, v in value.items()}
+
+
+def test_a_merged_tape_holds_each() -> None:
+    net = steps.network()
+    tapes = [steps.gradient(net, batch)[0] for batch in steps.BATCHES[1:]]
+    packed = bundle.merged(tapes)
+    assert len(json.dumps(packed)) < 1.6 * len(json.dumps(tapes[0].parts()))
+    for k, tape in enumerate(tapes):
+        assert chosen(packed, k) == tape.parts()
+
+
+def test_tapes_of_other_steps_are_not_merged() -> None:
+    net = steps.network()
+    tapes = [steps.step(net, steps.ATTACKS[name], 2) for name in ("idlg", "cpl")]
+    with pytest.raises(GleakError, match="do not have the same steps"):
+        bundle.merged(tapes)
