@@ -489,23 +489,20 @@
     const hash = fragment();
     state.hash = hash;
     $('preset').value = hash in PRESETS ? hash : '';
-    if (parent !== window) parent.postMessage({ lab: 'hash', hash }, '*');
-    else history.replaceState(null, '', hash ? `#${hash}` : location.pathname + location.search);
+    if (parent === window) history.replaceState(null, '', hash ? `#${hash}` : location.pathname + location.search);
+    else if (state.hosted) parent.postMessage({ lab: 'hash', hash }, '*'); // not before the host has said his
     $('copied').hidden = true;
   }
 
-  async function copy() {
+  function copy() {
     const base = (state.address || location.href).split('#')[0];
     $('address').value = state.hash ? `${base}#${state.hash}` : base;
     $('copied').hidden = false;
-    try {
-      await navigator.clipboard.writeText($('address').value);
-      $('link').textContent = 'Copied';
-      setTimeout(() => { $('link').textContent = 'Copy a link'; }, 1500);
-    } catch {
-      $('address').focus();
-      $('address').select(); // a frame or a file may not write there: the reader can
-    }
+    $('address').focus();
+    $('address').select();
+    if (!document.execCommand('copy')) return; // the newer way is shut to frames and files: the reader can
+    $('link').textContent = 'Copied';
+    setTimeout(() => { $('link').textContent = 'Copy a link'; }, 1500);
   }
 
   /* --- the camera --------------------------------------------------------------------------------- */
@@ -594,6 +591,7 @@
     addEventListener('message', ({ source, data }) => {
       if (source !== parent || !data || !data.lab) return;
       if (data.theme) { dark.removeEventListener('change', follow); theme(data.theme); }
+      state.hosted = true;
       if (data.address) state.address = data.address;
       if (typeof data.hash === 'string' && data.hash !== state.hash) restore(data.hash);
     });

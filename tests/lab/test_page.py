@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from book import looking
 from book.looking import DESK, PHONE, visit
 from playwright.sync_api import Browser, Page
 
+from book import looking
 from gleak_core.lab import page as lab
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -192,8 +192,9 @@ def test_a_run_that_flies_apart_is_said(browser: Browser) -> None:
               const lane = lab.lanes[0];
               const broken = new Float32Array(3072).fill(NaN);
               lab.running = true;
-              lane.hear({ what: 'frame', token: lab.number, images: broken, order: [0], each: [NaN], psnr: NaN,
-                          labels: [1], spent: 10, points: [[40, NaN, NaN]], end: 'diverged' });
+              lane.hear({ what: 'frame', token: lab.number, images: broken, order: [0],
+                          each: [NaN], psnr: NaN, labels: [1], spent: 10,
+                          points: [[40, NaN, NaN]], end: 'diverged' });
             }"""
         )
         assert "flew apart after 40 evaluations" in page.inner_text("#story")
@@ -236,7 +237,8 @@ def test_the_keyboard_is_enough(browser: Browser) -> None:
         until(page, "!lab.running")
         nameless = page.evaluate(
             "[...document.querySelectorAll('button, select, input, canvas[role], svg[role]')]"
-            ".filter(e => e.offsetParent && !(e.textContent.trim() || e.labels?.length || e.ariaLabel))"
+            ".filter(e => e.offsetParent)"
+            ".filter(e => !(e.textContent.trim() || e.labels?.length || e.ariaLabel))"
             ".map(e => e.outerHTML.slice(0, 80))"
         )
         assert nameless == []
