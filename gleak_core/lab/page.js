@@ -430,7 +430,7 @@
   }
 
   function draw(svg, title, lanes, column, end, low, high, map, tick, ticks, words) {
-    const L = 46, R = 452, T = 24, B = 172, X = e => L + (R - L) * e / end, Y = v => B - (B - T) * (Math.min(high, Math.max(low, v)) - low) / (high - low);
+    const L = 50, R = 452, T = 28, B = 170, X = e => L + (R - L) * e / end, Y = v => B - (B - T) * (Math.min(high, Math.max(low, v)) - low) / (high - low);
     const parts = [`<text x="${L}" y="14">${title}${lanes.length > 1 ? ' (A solid, B dashed)' : ''}</text>`];
     for (const t of ticks) parts.push(`<line class="grid" x1="${L}" x2="${R}" y1="${Y(t)}" y2="${Y(t)}"/><text x="${L - 6}" y="${Y(t) + 4}" text-anchor="end">${tick(t)}</text>`);
     parts.push(`<text x="${L}" y="194">0</text><text x="${R}" y="194" text-anchor="end">${end} evaluations</text>`);
