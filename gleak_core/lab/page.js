@@ -322,6 +322,7 @@
     state.number++;
     state.running = false;
     active().forEach(lane => lane.share());
+    state.lanes.slice(active().length).forEach(lane => lane.worker.postMessage({ what: 'pause' }));
     button();
     const s = active()[0].settings;
     say(state.race ? 'Both attackers get the same pictures’ gradient, each as his client defends it. Press Attack.'
