@@ -9,7 +9,7 @@
 
   /* --- what can be turned ------------------------------------------------------------------------- */
 
-  const CHOICES = {
+  const CHOICES = { // a title, and the options by their values; none: a box to tick
     attack: ['Attack', {
       idlg: 'iDLG: read the label, fit the picture', dlg: 'DLG: fit picture and label together',
       cpl: 'CPL: read the label, let it pull', cosine: 'the angle, and total variation',
@@ -25,7 +25,7 @@
     }],
     weights: ['Weights', {
       uniform: 'untrained, U(±½), as published', quarter: 'untrained, U(±¼)',
-      pytorch: 'untrained, PyTorch’s default', trained: 'trained on these photographs',
+      pytorch: 'untrained, PyTorch’s default', trained: 'trained on crops of the photographs',
     }],
     defence: ['Defence', {
       none: 'none', noise: 'noise on the gradient', prune: 'prune the small entries', half: 'half precision', int8: '8-bit integers',
@@ -51,7 +51,7 @@
     'defence=half&race=1&b.defence=int8': 'half precision, 8 bits (race)',
     'weights=pytorch&race=1&b.weights=pytorch&b.defence=half': 'default weights, exact and rounded (race)',
     'weights=trained&race=1&b.attack=cosine&b.weights=trained&b.tv=0': 'a trained network: distance, angle (race)',
-    'picture=cat,rocket': 'two pictures at once',
+    'picture=cat,rocket': 'two pictures at once (takes a minute)',
     'attack=division': 'no optimisation at all',
     'picture=cat,flower,rocket,temple&attack=division': 'four pictures by division',
   };
@@ -65,7 +65,7 @@
   /* --- the pictures ------------------------------------------------------------------------------- */
 
   const state = { pictures: [], slot: 0, race: false, running: false, number: 0, lanes: [], samples: {}, address: '' };
-  window.lab = state; // for the tests, and the curious
+  window.lab = Object.assign(state, { CHOICES, DEFAULTS, outcome, between, restore }); // for the tests, and the curious
 
   function paint(canvas, x, at = 0) {
     const context = canvas.getContext('2d'), data = context.createImageData(SIDE, SIDE);
@@ -104,13 +104,19 @@
 
   async function openFile(file) {
     if (!file) return;
-    if (file.size > HUGE) return say(`This file has ${Math.round(file.size / 1e6)} MB, more than the lab opens: make it smaller than ${HUGE / 1e6} MB.`);
+    if (file.size > HUGE) return refuse(`This file has ${Math.round(file.size / 1e6)} MB, more than the lab opens: make it smaller than ${HUGE / 1e6} MB.`);
     let bitmap;
     try { bitmap = await createImageBitmap(file); }
-    catch { return say('The browser cannot read this file as a picture: take a JPEG, a PNG or a WebP, below 100 megapixels.'); }
+    catch { return refuse('The browser cannot read this file as a picture: take a JPEG, a PNG or a WebP.'); }
     const x = shrink(bitmap, bitmap.width, bitmap.height);
     bitmap.close();
     put({ x, name: 'your own picture', label: state.pictures[state.slot].label });
+  }
+
+  /* Nothing runs on that could talk over a sentence. */
+  function refuse(words) {
+    stop();
+    say(words);
   }
 
   function put(picture) {
@@ -130,7 +136,7 @@
   }
 
   function drawSlots() {
-    const many = state.pictures.length > 1;
+    const held = $('slots').contains(document.activeElement), many = state.pictures.length > 1;
     $('slots').className = many ? 'slots many' : 'slots';
     $('slots').replaceChildren(...state.pictures.map((picture, i) => {
       const box = Object.assign(document.createElement('div'), { className: 'slot' });
@@ -140,7 +146,7 @@
         const button = Object.assign(document.createElement('button'), { type: 'button', onclick: () => { state.slot = i; drawSlots(); } });
         button.setAttribute('aria-pressed', String(i === state.slot));
         button.setAttribute('aria-label', `Picture ${i + 1}, ${picture.name}: choose what stands here`);
-        box.setAttribute('aria-pressed', String(i === state.slot));
+        box.classList.toggle('chosen', i === state.slot);
         canvas.setAttribute('aria-hidden', 'true');
         button.append(canvas);
         box.append(button);
@@ -153,8 +159,9 @@
       box.append(select);
       return box;
     }));
+    if (held) $('slots').querySelectorAll('button')[state.slot]?.focus();
     for (const button of $('samples').children) {
-      button.setAttribute('aria-pressed', String(state.pictures[state.slot].name === button.dataset.name));
+      button.setAttribute('aria-pressed', String(state.pictures.some(p => p.name === button.dataset.name)));
     }
   }
 
@@ -162,13 +169,15 @@
 
   class Lane {
     constructor(index) {
-      Object.assign(this, { index, settings: { ...DEFAULTS }, points: [], last: null, end: '', ready: false });
+      Object.assign(this, { index, settings: { ...DEFAULTS }, points: [], last: null, end: '' });
       this.element = $('lane').content.cloneNode(true).firstElementChild;
       const find = what => this.element.querySelector(what);
       Object.assign(this, {
         title: find('h2'), sent: find('.sent'), rebuilt: find('.rebuilt'), what: find('.what'), now: find('.now'), read: find('.read'),
         controls: {}, boxes: {},
       });
+      this.title.id = `lane-${index}`;
+      this.element.setAttribute('aria-labelledby', this.title.id);
       for (const [name, [words, options]] of Object.entries(CHOICES)) this.control(find('.settings'), name, words, options);
       this.open();
     }
@@ -178,7 +187,7 @@
       this.worker = new Worker(code);
       URL.revokeObjectURL(code);
       this.worker.onmessage = ({ data }) => this.hear(data);
-      this.worker.onerror = event => say(`The attack broke off (${event.message}): reload the page.`);
+      this.worker.onerror = event => refuse(`The attack broke off (${event.message}): reload the page.`);
       this.worker.postMessage({ what: 'init', ...parts.work, plain: state.plain });
     }
 
@@ -231,14 +240,13 @@
 
     hear(data) {
       if (data.what === 'ready') {
-        Object.assign(this, { ready: true, kernels: data.kernels });
+        this.kernels = data.kernels;
         return;
       }
       if (data.token !== state.number) return; // of a run before
       if (data.what === 'broken') {
         this.end = 'broken';
-        stop();
-        return say(`The attack broke off: ${data.words}.`);
+        return refuse(`The attack broke off: ${data.words}. Choose other settings, or fewer pictures.`);
       }
       this.paint(data);
       if (data.what === 'shared') return this.told(data);
@@ -247,7 +255,9 @@
       this.end = data.end;
       this.report();
       chart();
+      button();
       if (data.end) finished();
+      else if (!state.running) say(`Paused. ${explain()}`);
       else if (!state.race) this.announce();
     }
 
@@ -259,25 +269,25 @@
       order.forEach((j, i) => paint(this.rebuilt.children[i], images, j * PIXELS));
     }
 
-    told({ sent, count, zeros, read, psnr, used }) {
+    told({ sent, count, zeros, before, labels, psnr, used }) {
       this.used = used; // bytes: the same after every run
       gradientPicture(this.sent, sent);
-      const pruned = this.settings.defence === 'prune' ? `, ${Math.round(100 * zeros / count)} % of them zero` : '';
-      this.what.textContent = `${count.toLocaleString('en')} numbers${pruned}`;
-      this.sent.setAttribute('aria-label', `The gradient as a picture: ${count.toLocaleString('en')} numbers, blue below zero, orange above. No picture can be seen in it.`);
-      this.readFirst = read;
+      const share = n => `${Math.round(100 * n / count)} %`, all = count.toLocaleString('en'), shown = Math.min(count, sent.length).toLocaleString('en');
+      const pruned = this.settings.defence === 'prune' ? `, ${share(zeros)} of them zero${before > count / 100 ? ` (${share(before)} were before)` : ''}` : '';
+      this.what.textContent = `${shown === all ? all : `the first ${shown} of ${all}`} numbers${pruned}`;
+      this.sent.setAttribute('aria-label', `The gradient as a picture: ${all} numbers, blue below zero, orange above.`);
+      this.kept = count - zeros;
       this.now.textContent = this.settings.attack === 'division' ? 'not yet divided' : `the start, PSNR ${psnr.toFixed(1)} dB`;
-      this.read.textContent = this.readWords(read);
+      this.read.textContent = this.settings.attack === 'dlg' ? 'label: to be found' : this.readWords(labels);
       [...this.rebuilt.children].forEach(c => c.setAttribute('aria-label', 'The start of the attack'));
       this.shared = true;
       chart();
     }
 
     readWords(read) {
-      if (!read) return 'label: to be found';
       const true_ = state.pictures.map(p => p.label), right = sorted(read).join() === sorted(true_).join();
       const said = [...new Set(read)].map(k => names[k]).join(', ');
-      return `${read.length > 1 ? 'labels' : 'label'} read: ${said} ${right ? '✓' : '✗ wrong'}`;
+      return `${read.length > 1 ? 'labels' : 'label'} ${this.settings.attack === 'dlg' ? 'found' : 'read'}: ${said} ${right ? '✓' : '✗ wrong'}`;
     }
 
     /* Said once each, on the way: the attacker, who knows no PSNR, goes on. */
@@ -291,12 +301,11 @@
     }
 
     report() {
-      const { psnr, spent, labels } = this.last, [evaluations, loss] = this.points.at(-1);
-      const many = this.settings.attack === 'division' ? 'one division' : `${evaluations} evaluations, ${(spent / 1000).toFixed(1)} s`;
+      const { psnr, spent, labels } = this.last, [evaluations] = this.points.at(-1), slow = this.kernels === 'JavaScript' ? ', without WebAssembly' : '';
+      const many = this.settings.attack === 'division' ? 'one division' : `${evaluations} evaluations, ${(spent / 1000).toFixed(1)} s${slow}`;
       this.now.textContent = `PSNR ${psnr.toFixed(1)} dB · ${many}`;
       this.read.textContent = this.readWords(labels);
       [...this.rebuilt.children].forEach((c, i) => c.setAttribute('aria-label', `Rebuilt picture ${i + 1}, PSNR ${this.last.each[i].toFixed(1)} dB`));
-      this.loss = loss;
     }
   }
 
@@ -341,7 +350,6 @@
     if (state.running) {
       every({ what: 'pause' });
       state.running = false;
-      say(`Paused. ${explain()}`);
     } else {
       if (active().every(lane => lane.end)) share();
       state.running = true;
@@ -352,7 +360,11 @@
     button();
   }
 
-  function stop() { state.running = false; button(); }
+  function stop() {
+    every({ what: 'pause' });
+    state.running = false;
+    button();
+  }
 
   function finished() {
     if (!active().every(lane => lane.end)) return;
@@ -364,62 +376,75 @@
 
   /* What just happened, and why. */
   function explain() {
-    const lanes = active().filter(lane => lane.last);
-    if (!lanes.length) return '';
-    if (!state.race) return outcome(lanes[0]);
-    return [between(), ...active().map(lane => `${'AB'[lane.index]}: ${lane.last ? outcome(lane) : 'has not begun.'}`)].join(' ');
+    if (!active().some(lane => lane.last)) return '';
+    if (!state.race) return outcome(state.lanes[0]);
+    return [between(), ...active().map(lane => `${'AB'[lane.index]}: ${lane.last ? outcome(lane) : lane.end ? 'broke off.' : 'has not begun.'}`)].join(' ');
   }
 
   /* Who was first at a picture that is clear. */
   function between() {
-    const [a, b] = active().map(lane => lane.settings.attack !== 'division' && lane.points.find(p => p[2] >= 30)?.[0]);
-    if (a && b) return a === b ? `Both reach 30 dB after ${a} evaluations.` : `${a < b ? 'A' : 'B'} is first at 30 dB, after ${Math.min(a, b)} evaluations; ${a < b ? 'B' : 'A'} needs ${Math.max(a, b)}.`;
-    return a ? `Only A reaches 30 dB, after ${a} evaluations.` : b ? `Only B reaches 30 dB, after ${b} evaluations.` : '';
+    const [a, b] = active().map(lane => lane.points.find(p => p[2] >= 30)?.[0] ?? Infinity), least = Math.min(a, b);
+    const over = active().every(lane => lane.end), cost = n => n === 0 ? 'by division' : `after ${n} evaluations`;
+    if (least === Infinity) return '';
+    const first = a < b ? 'A' : 'B', other = a < b ? 'B' : 'A', last = Math.max(a, b);
+    if (a === b) return `Both reach 30 dB ${cost(a)}.`;
+    if (last === Infinity) return `${over ? 'Only' : 'So far only'} ${first} reaches 30 dB, ${cost(least)}.`;
+    return `${first} is first at 30 dB, ${cost(least)}; ${other} gets there ${cost(last)}.`;
   }
+
+  const HIDES = { // what a defence does, as a verb
+    noise: s => `noise of ${CHOICES.sigma[1][s.sigma]} covers`, prune: s => `pruning ${s.share} % takes away`,
+    half: () => 'rounding to half precision takes away', int8: () => 'rounding to 8 bits takes away',
+  };
 
   function outcome(lane) {
     const { settings: s, last, end } = lane, [evaluations, loss] = lane.points.at(-1), { psnr, spent } = last;
-    const cost = `${evaluations} evaluations, ${(spent / 1000).toFixed(1)} s`, clear = psnr >= 30, seen = psnr >= 20;
-    const batch = state.pictures.length, true_ = sorted(state.pictures.map(p => p.label)).join();
-    const wrong = sorted(last.labels).join() !== true_;
-    if (end === 'divided') return divided(lane, psnr, clear);
+    const cost = `${evaluations} evaluations, ${(spent / 1000).toFixed(1)} s`, clear = psnr >= 30, batch = state.pictures.length;
+    if (end === 'divided') return divided(lane);
     if (end === 'diverged') {
-      return s.solver === 'plain'
-        ? `The run flew apart after ${evaluations} evaluations: without a line search a step can be too long, and nothing calls it back. Choose the line search, or another start.`
-        : `The run flew apart after ${evaluations} evaluations: choose another start, or L-BFGS with a line search.`;
+      return `The run flew apart after ${evaluations} evaluations: ${s.solver === 'plain' ? 'without a line search a step can be too long, and nothing calls it back. Choose the line search, or another start' : 'choose another start, or L-BFGS with a line search'}.`;
     }
     if (clear && s.defence === 'none') {
-      return `${batch > 1 ? 'The pictures are' : 'The picture is'} back (PSNR ${psnr.toFixed(1)} dB; ${cost}). Only the gradient and the weights were used; ${
-        s.attack === 'dlg' ? 'the label was found on the way' : 'the label was read off the sign of the gradient first'}.`;
+      const label = s.attack === 'dlg' ? 'was found on the way' : s.attack === 'cpl' || batch === 1 ? 'was read off the last layer’s gradient first' : 'of each was read off the last layer’s gradient first';
+      return `${batch > 1 ? 'The pictures are' : 'The picture is'} back (PSNR ${psnr.toFixed(1)} dB; ${cost}), out of the gradient, the network and its weights; the label ${label}.`;
     }
     if (clear) {
       const why = s.defence === 'noise' ? 'this noise is too small beside the gradient'
-        : s.defence === 'prune' ? s.masked ? 'the attacker sees which entries are zero and matches the others: what was pruned still left more equations than pixels' : 'so few entries were cut that those left say enough'
+        : s.defence === 'prune' ? `${lane.kept.toLocaleString('en')} entries are left, and there are ${(PIXELS * batch).toLocaleString('en')} values to find`
           : 'rounding changes the gradient less than the picture does';
       return `The defence does not help: PSNR ${psnr.toFixed(1)} dB after ${cost}; ${why}.`;
     }
-    const quality = `${seen ? 'A picture can be recognised' : 'No picture'} (PSNR ${psnr.toFixed(1)} dB; ${cost})`;
-    if (!end) return `${quality} so far.`;
-    if (wrong && s.attack === 'cpl' && batch > 1) return `${quality}: CPL takes one label for the whole batch, and these pictures have several. With a wrong label no picture fits.`;
-    if (wrong) return `${quality}: the label is wrong (${[...new Set(last.labels)].map(k => names[k]).join(', ')}), and with a wrong label no picture has this gradient.`;
-    if (s.defence === 'noise') return `${quality}: the noise of ${CHOICES.sigma[1][s.sigma]} hides what the gradient says of fine detail. The client’s own training has to live with that noise, too.`;
-    if (s.defence === 'prune' && !s.masked) return `${quality}: the attacker tries to match ${s.share} % zeros that the client made. Let him ignore what was pruned, and look again.`;
-    if (s.defence === 'prune') return `${quality}: what is left says too little, even to an attacker who ignores the zeros.`;
-    if (s.defence !== 'none') return `${quality}: rounding to ${CHOICES.defence[1][s.defence]} took away the small differences that pixels make.`;
-    if (end === 'solved') return `${quality}, although the gradient agrees (loss ${loss.toExponential(0)}): with these weights very different pictures have almost the same gradient. Agreement is no proof of a picture.`;
-    if (end === 'stalled') return `${quality}: the descent found no way down any more, in a valley that is not the picture’s. New starting noise may help.`;
-    const before = lane.points[Math.floor(0.8 * lane.points.length)][1];
-    if (!(loss < 0.95 * before)) {
-      return `${quality}: the loss (${loss.toExponential(0)}) falls no more. ${s.solver === 'plain' ? 'Without a line search a step that was too long is not taken back, and the run has lost its way: choose the line search' : 'The descent lies in a valley that is not the picture’s: try new starting noise'}.`;
-    }
-    return `${quality}: the attacker’s ${evaluations} evaluations are used up and the loss still falls (${loss.toExponential(0)}). An attacker has more time than this page.`;
+    const quality = `${psnr >= 20 ? 'A picture can be recognised' : 'No clear picture'} (PSNR ${psnr.toFixed(1)} dB; ${cost})`;
+    return end ? `${quality}: ${reason(lane, evaluations, loss, batch)}` : `${quality} so far.`;
   }
 
-  function divided(lane, psnr, clear) {
-    const batch = state.pictures.length, { sure } = lane.last, s = lane.settings;
-    if (s.defence !== 'none' && !clear) return `The division gives PSNR ${psnr.toFixed(1)} dB: it trusts every digit, and ${CHOICES.defence[1][s.defence]} changes them. A fit, which weighs all equations together, stands more.`;
+  /* Why an attack that ended has no clear picture. */
+  function reason(lane, evaluations, loss, batch) {
+    const { settings: s, last, end } = lane, said = [...new Set(last.labels)].map(k => names[k]).join(', ');
+    const wrong = s.attack !== 'dlg' && sorted(last.labels).join() !== sorted(state.pictures.map(p => p.label)).join();
+    if (wrong && s.attack === 'cpl' && batch > 1) return 'CPL takes one label for the whole batch, and these pictures have several.';
+    if (wrong && s.defence !== 'none') return `the label was read wrong (${said}), as the defence has changed the last layer’s gradient as well.`;
+    if (wrong && batch > 1) return `the labels were read wrong (${said}): the rule gives each class once, and small entries mislead it.`;
+    if (wrong) return `the label is wrong (${said}), and with a wrong label no picture has this gradient.`;
+    if (s.defence === 'prune' && !s.masked) return `the attacker fits the ${s.share} % zeros that the client made. Let him ignore what was pruned, and look again.`;
+    if (s.defence === 'prune') return `what is left, ${lane.kept.toLocaleString('en')} entries for ${(PIXELS * batch).toLocaleString('en')} values, says too little, even to an attacker who ignores the zeros.`;
+    if (s.defence !== 'none') return `${HIDES[s.defence](s)} the small differences that pixels make in the gradient.${s.defence === 'noise' ? ' The client’s own training has to live with it, too.' : ''}`;
+    if (end === 'solved') return 'the gradient agrees to four digits all the same. With these weights very different pictures have almost the same gradient: agreement is no proof of a picture.';
+    const losses = lane.points.map(p => p[1]), tenth = Math.ceil(losses.length / 10), least = values => Math.min(...values);
+    const falls = least(losses.slice(-tenth)) < 0.98 * least(losses.slice(0, -tenth));
+    if (end === 'limit' && falls) return `the ${evaluations} evaluations of this page are used up, and the loss still falls (${loss.toExponential(0)}). An attacker has more time.`;
+    if (s.solver === 'plain') return `the loss (${loss.toExponential(0)}) falls no more. Without a line search a step that was too long is not taken back, and the run has lost its way: choose the line search.`;
+    if (s.weights === 'trained' && s.attack !== 'cosine') return `the squared distance is stuck at ${loss.toExponential(0)}. A trained network answers noise with a far greater gradient than its own pictures: try the angle, which ignores size.`;
+    return `the loss (${loss.toExponential(0)}) falls no more: the descent lies in a valley that is not the picture’s. Try new starting noise.`;
+  }
+
+  function divided(lane) {
+    const batch = state.pictures.length, { sure, psnr } = lane.last, s = lane.settings, defended = s.defence !== 'none';
+    if (psnr < 30 && defended) return `The division gives PSNR ${psnr.toFixed(1)} dB: it trusts every digit, and ${HIDES[s.defence](s)} some.`;
+    if (psnr < 99 && defended) return `The division gives PSNR ${psnr.toFixed(1)} dB: the defence spoils digits, and not the picture.`;
     if (batch === 1) return `The picture, to the last digit (PSNR ${psnr.toFixed(0)} dB), without one step of optimisation: a fully connected layer sends δ·x as the gradient of its weights and δ as that of its bias. The quotient is x.`;
-    return `${sure} of ${batch} pictures to the last digit (PSNR ${psnr.toFixed(1)} dB over all): a unit that is on for one picture only sends that picture alone. Two such units agree exactly, which is how the attacker knows them; ${sure < batch ? 'the others show mixtures' : 'every picture had its own'}.`;
+    const each = lane.last.each.filter(one => one >= 99).length;
+    return `${each} of ${batch} pictures to the last digit: a unit that is on for one picture only sends that picture alone. Two such units agree exactly, which is how the attacker knows them (here of ${sure}); ${each < batch ? 'the others show mixtures' : 'no picture was hidden among the others'}.`;
   }
 
   /* --- curves ------------------------------------------------------------------------------------- */
@@ -427,22 +452,23 @@
   function chart() {
     const lanes = active(), end = Math.max(200, ...lanes.map(l => l.points.at(-1)?.[0] ?? 0));
     draw($('psnr'), 'PSNR in dB', lanes, 2, end, 0, 60, v => v, v => `${v}`, [0, 20, 40, 60], v => `${v.toFixed(1)} dB`);
-    draw($('loss'), 'gradient distance', lanes, 1, end, -9, 3, v => Math.log10(Math.max(v, 1e-12)), v => `1e${v}`, [-9, -6, -3, 0, 3], v => v.toExponential(1));
+    draw($('loss'), 'what the attacker minimises', lanes, 1, end, -9, 3, v => Math.log10(Math.max(v, 1e-12)), v => `1e${v}`, [-9, -6, -3, 0, 3], v => v.toExponential(1));
   }
 
   function draw(svg, title, lanes, column, end, low, high, map, tick, ticks, words) {
     const L = 50, R = 452, T = 28, B = 170, X = e => L + (R - L) * e / end, Y = v => B - (B - T) * (Math.min(high, Math.max(low, v)) - low) / (high - low);
-    const parts = [`<text x="${L}" y="14">${title}${lanes.length > 1 ? ' (A solid, B dashed)' : ''}</text>`];
-    for (const t of ticks) parts.push(`<line class="grid" x1="${L}" x2="${R}" y1="${Y(t)}" y2="${Y(t)}"/><text x="${L - 6}" y="${Y(t) + 4}" text-anchor="end">${tick(t)}</text>`);
-    parts.push(`<text x="${L}" y="194">0</text><text x="${R}" y="194" text-anchor="end">${end} evaluations</text>`);
+    const drawn = [`<text x="${L}" y="14">${title}${lanes.length > 1 ? ' (A solid, B dashed)' : ''}</text>`];
+    for (const t of ticks) drawn.push(`<line class="grid" x1="${L}" x2="${R}" y1="${Y(t)}" y2="${Y(t)}"/><text x="${L - 6}" y="${Y(t) + 4}" text-anchor="end">${tick(t)}</text>`);
+    drawn.push(`<text x="${L}" y="194">0</text><text x="${R}" y="194" text-anchor="end">${end} evaluations</text>`);
     const told = [];
     lanes.forEach((lane, i) => {
-      const every = Math.ceil(lane.points.length / 300), kept = lane.points.filter((p, k) => (k % every === 0 || k === lane.points.length - 1) && Number.isFinite(p[column]));
+      const gap = Math.ceil(lane.points.length / 300), kept = lane.points.filter((p, k) => (k % gap === 0 || k === lane.points.length - 1) && Number.isFinite(p[column]));
       if (!kept.length) return;
-      parts.push(`<polyline class="lane-${i}" points="${kept.map(p => `${X(p[0]).toFixed(1)},${Y(map(p[column])).toFixed(1)}`).join(' ')}"/>`);
+      const [x, y] = [X(kept.at(-1)[0]), Y(map(kept.at(-1)[column]))];
+      drawn.push(`<circle class="lane-${i}" cx="${x}" cy="${y}" r="2"/><polyline class="lane-${i}" points="${kept.map(p => `${X(p[0]).toFixed(1)},${Y(map(p[column])).toFixed(1)}`).join(' ')}"/>`);
       told.push(`${lanes.length > 1 ? `${'AB'[i]}: ` : ''}${words(kept.at(-1)[column])} after ${kept.at(-1)[0]} evaluations`);
     });
-    svg.innerHTML = parts.join('');
+    svg.innerHTML = drawn.join('');
     svg.setAttribute('aria-label', `${title}: ${told.join('; ') || 'nothing yet'}`);
   }
 
@@ -451,7 +477,8 @@
   function fragment() {
     const held = new URLSearchParams(), shown = state.pictures.map(p => p.name);
     if (shown.every(n => names.includes(n)) && shown.join() !== parts.first) held.set('picture', shown.join(','));
-    else if (shown.length > 1 && shown.join() !== parts.first) held.set('batch', shown.length);
+    else if (shown.length > 1) held.set('batch', shown.length);
+    if (state.pictures.some(p => p.label !== names.indexOf(p.name))) held.set('labels', state.pictures.map(p => p.label).join(','));
     active().forEach((lane, i) => {
       if (i) held.set('race', '1');
       for (const [k, v] of Object.entries(lane.settings)) {
@@ -465,15 +492,16 @@
   function restore(text) {
     const given = new URLSearchParams(text.replace(/^#/, '')), odd = [];
     const settings = [{ ...DEFAULTS }, { ...DEFAULTS }];
-    let shown = [parts.first], batch = 1, race = false;
+    let shown = [parts.first], batch = 1, race = false, labels = [];
     for (const [key, value] of given) {
-      const name = key.replace(/^b\./, ''), lane = key.startsWith('b.') ? 1 : 0, options = CHOICES[name]?.[1];
+      const name = key.replace(/^b\./, ''), lane = key.startsWith('b.') ? 1 : 0, options = Object.hasOwn(CHOICES, name) ? CHOICES[name][1] : null;
       if (key === 'race') race = value === '1';
       else if (key === 'picture' && value.split(',').every(n => names.includes(n)) && value.split(',').length <= 4) shown = value.split(',');
       else if (key === 'batch' && /^[1-4]$/.test(value)) batch = +value;
+      else if (key === 'labels' && /^\d(,\d){0,3}$/.test(value)) labels = value.split(',').map(Number);
       else if (name === 'seed' && /^\d{1,6}$/.test(value)) settings[lane].seed = value;
       else if (name === 'masked' && /^[01]?$/.test(value)) settings[lane].masked = value === '1' ? '1' : '';
-      else if (options && value in options) settings[lane][name] = value;
+      else if (options && Object.hasOwn(options, value)) settings[lane][name] = value;
       else odd.push(`${key}=${value}`);
     }
     state.race = race;
@@ -482,6 +510,8 @@
     state.slot = 0;
     layout();
     resize(Math.max(batch, shown.length));
+    state.pictures = state.pictures.map((p, i) => ({ ...p, label: labels[i] ?? p.label }));
+    drawSlots();
     share();
     if (odd.length) say(`The address asks for what the lab does not have (${odd.join(', ').slice(0, 80)}): the rest is set. Press Attack.`);
   }
@@ -489,7 +519,7 @@
   function remember() {
     const hash = fragment();
     state.hash = hash;
-    $('preset').value = hash in PRESETS ? hash : '';
+    $('preset').value = Object.hasOwn(PRESETS, hash) ? hash : '';
     if (parent === window) history.replaceState(null, '', hash ? `#${hash}` : location.pathname + location.search);
     else if (state.hosted) parent.postMessage({ lab: 'hash', hash }, '*'); // not before the host has said his
     $('copied').hidden = true;
@@ -510,14 +540,16 @@
 
   let stream = null;
   async function openCamera() {
+    closeCamera();
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'user' } });
+      $('video').srcObject = stream;
+      await $('video').play();
     } catch {
-      return say('The browser gives no camera to this page: allow it, or open the lab in a tab of its own, or take a file.');
+      closeCamera();
+      return refuse('The browser gives no camera to this page: allow it, or open the lab in a tab of its own, or take a file.');
     }
-    $('video').srcObject = stream;
     $('viewfinder').hidden = false;
-    await $('video').play();
     $('snap').focus();
   }
 
@@ -525,6 +557,7 @@
     stream?.getTracks().forEach(track => track.stop());
     stream = null;
     $('video').srcObject = null;
+    if ($('viewfinder').contains(document.activeElement)) $('camera').focus();
     $('viewfinder').hidden = true;
   }
 
@@ -533,7 +566,6 @@
     if (!video.videoWidth) return;
     put({ x: shrink(video, video.videoWidth, video.videoHeight), name: 'your own picture', label: state.pictures[state.slot].label });
     closeCamera();
-    $('camera').focus();
   }
 
   /* --- putting it together -------------------------------------------------------------------------- */
@@ -552,12 +584,13 @@
 
   function wire() {
     $('go').onclick = go;
-    $('step').onclick = () => { active().filter(l => !l.end).forEach(l => l.worker.postMessage({ what: 'step' })); setTimeout(button, 60); };
+    $('step').onclick = () => { active().filter(l => !l.end).forEach(l => l.worker.postMessage({ what: 'step' })); };
     $('again').onclick = () => { const seed = +active()[0].settings.seed % 999999 + 1; active().forEach(l => { l.settings.seed = String(seed); }); share(); };
     $('pace').onchange = () => every({ what: 'pace', pace: $('pace').value });
     $('race').onchange = () => {
+      const fresh = state.lanes.length < 2;
       state.race = $('race').checked;
-      if (state.race) Object.assign(lane(1).settings, state.lanes[0].settings, { start: state.lanes[0].settings.start === 'normal' ? 'uniform' : 'normal' });
+      if (state.race && fresh) Object.assign(lane(1).settings, state.lanes[0].settings, { start: state.lanes[0].settings.start === 'normal' ? 'uniform' : 'normal' });
       layout();
       share();
     };

@@ -4,11 +4,11 @@
 
 const CLASSES = 10, PIXELS = 3072;
 const LIMIT = 4000; /* evaluations, for each picture */
-const SOLVED = 1e-8; /* of the first loss: nothing is left to be explained */
+const SOLVED = 1e-8; /* of ‖g*‖²: the gradient agrees to four digits */
 const PACES = { slow: 0, normal: 16, fast: 80 }; /* ms of work between two frames */
 const PAUSE = { slow: 90, normal: 0, fast: 0 };
 
-let parts, kernels, floor, attack, judge, token = 0, on = false, pace = 'normal', spent = 0, first = NaN;
+let parts, kernels, floor, attack, judge, token = 0, on = false, pace = 'normal', spent = 0, timer = 0;
 
 /* --- the client ------------------------------------------------------------------------------------- */
 
@@ -57,14 +57,14 @@ const toEven = v => { const r = Math.round(v); return Math.abs(v % 1) === 0.5 &&
 function half(value) { /* to the nearest of half precision, as torch does it: by way of float32 */
   const v = Math.fround(value), size = Math.abs(v);
   if (size >= 65520) return Math.sign(v) * Infinity;
-  const unit = 2 ** (Math.max(Math.floor(Math.log2(size || 1e-9)), -14) - 10);
-  return toEven(v / unit) * unit;
+  const step = 2 ** (Math.max(Math.floor(Math.log2(size || 1e-9)), -14) - 10);
+  return toEven(v / step) * step;
 }
 
-/* What the client sends instead of his gradient. */
-function defend(gradient, { defence, sigma, share }, seed) {
+/* What the client sends instead of his gradient: once, whatever the attacker begins with. */
+function defend(gradient, { defence, sigma, share }) {
   if (defence === 'noise') {
-    const draw = normals(seed + 7919);
+    const draw = normals(7919);
     return gradient.map(g => { const n = draw(g.length); return g.map((v, i) => v + sigma * n[i]); });
   }
   if (defence === 'half') return gradient.map(g => g.map(half));
@@ -117,7 +117,8 @@ function start(name, batch, seed) {
     case 'white': return new Float64Array(n).fill(1);
     case 'level-1': return folded(1);
     case 'level-2': return folded(2);
-    default: return uniform(n, 0, 1);
+    case 'uniform': return uniform(n, 0, 1);
+    default: throw new Error(`there is no start ${name}`);
   }
 }
 
@@ -131,6 +132,8 @@ class Descent {
       tape.inputs['w.' + name].set(weights[i]);
       tape.inputs['m.' + name].set(message[i].map(v => masked && v === 0 ? 0 : 1));
     });
+    const square = message.reduce((sum, g) => g.reduce((total, v) => total + v * v, sum), 0);
+    this.enough = SOLVED * (s.attack === 'cosine' ? 1 : square);
     for (const [name, value] of [['c.pull', s.alpha], ['c.tv_mean', s.tv]]) if (name in tape.inputs) tape.inputs[name][0] = value;
     const x = kernels.alloc(n + (joint ? batch * CLASSES : 0)), slope = kernels.alloc(x.length);
     x.set(start(s.start, batch, s.seed));
@@ -142,9 +145,9 @@ class Descent {
     const value = () => {
       tape.inputs.x.set(x.subarray(0, n));
       if (joint) tape.inputs.y.set(x.subarray(n));
-      const [loss, first, second] = tape.run();
-      slope.set(first);
-      if (joint) slope.set(second, n);
+      const [loss, pixels, logits] = tape.run();
+      slope.set(pixels);
+      if (joint) slope.set(logits, n);
       return loss[0];
     };
     const objective = { x, slope, value };
@@ -166,9 +169,8 @@ class Descent {
 
   iterate() {
     if (!this.solver.iterate()) return this.solver.stalled ? 'stalled' : 'diverged';
-    if (Number.isNaN(first)) first = this.loss;
     if (!this.images.every(Number.isFinite)) return 'diverged';
-    if (this.loss <= SOLVED * first) return 'solved';
+    if (this.loss <= this.enough) return 'solved';
     if (this.solver.stalled) return 'stalled';
     return this.evaluations >= LIMIT * this.batch ? 'limit' : '';
   }
@@ -243,7 +245,16 @@ function work(mine, once = false) {
   spent += performance.now() - began;
   if (end || once) on = false;
   frame({ what: 'frame', points, end, sure: attack.sure });
-  if (on) setTimeout(() => work(mine), PAUSE[pace]);
+  if (on) timer = setTimeout(() => guarded(mine), PAUSE[pace]);
+}
+
+function guarded(mine) {
+  try { work(mine); } catch (error) { broken(error, mine); }
+}
+
+function broken(error, number) {
+  on = false;
+  postMessage({ what: 'broken', token: number, words: error.message });
 }
 
 const actions = {
@@ -259,32 +270,31 @@ const actions = {
     token = number;
     on = false;
     spent = 0;
-    first = NaN;
     const open = settings.attack === 'division', batch = labels.length, layers = parts.layers[open ? 'open' : 'lenet'];
     kernels.release(floor);
     const weights = weightsOf(open ? 'pytorch' : settings.weights, layers);
-    const message = defend(gradientOf(images, labels, weights, open), settings, settings.seed);
+    const gradient = gradientOf(images, labels, weights, open), message = defend(gradient, settings);
     kernels.release(floor);
     attack = open ? new Division(message, weights, batch) : new Descent(message, weights, batch, settings);
     judge = judgeOf(images);
     const flat = new Float32Array(126 * 126), count = message.reduce((sum, g) => sum + g.length, 0);
     let at = 0;
     for (const g of message) for (let i = 0; i < g.length && at < flat.length; i++) flat[at++] = g[i];
-    const zeros = message.reduce((sum, g) => sum + g.filter(v => v === 0).length, 0);
+    const zeros = update => update.reduce((sum, g) => sum + g.filter(v => v === 0).length, 0);
     if (open) attack.shown = new Float64Array(images.length).fill(0.5);
     const held = attack.images;
     if (open) attack.images = attack.shown; /* nothing is shown before the button is pressed */
-    frame({ what: 'shared', sent: flat, count, zeros, used: kernels.mark(), read: open ? attack.labels : attack.read });
+    frame({ what: 'shared', sent: flat, count, zeros: zeros(message), before: zeros(gradient), used: kernels.mark() });
     attack.images = held;
   },
-  run() { on = true; work(token); },
-  pause() { on = false; },
-  step() { on = false; work(token, true); },
+  run() { clearTimeout(timer); on = true; work(token); },
+  pause() { clearTimeout(timer); on = false; },
+  step() { clearTimeout(timer); on = false; work(token, true); },
   pace(given) { pace = given.pace; },
 };
 
 let before = Promise.resolve(); /* the kernels are compiled before the first attack is asked for */
 onmessage = ({ data }) => {
   before = before.then(() => actions[data.what](data))
-    .catch(error => postMessage({ what: 'broken', token: data.number ?? token, words: error.message }));
+    .catch(error => broken(error, data.number ?? token));
 };

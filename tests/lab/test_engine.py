@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,3 +100,42 @@ ROSENBROCK = """async ([name, search]) => {
 def test_the_search_finds_the_bottom_of_a_valley(page: Page, name: str) -> None:
     x, loss, evaluations, _ = page.evaluate(ROSENBROCK, [name, True])
     assert np.allclose(x, 1, atol=1e-6) and loss < 1e-12 and evaluations < 100
+
+
+BY_TORCH = """async ([name, kind]) => {
+  const k = await choose(name), x = k.alloc(2), slope = k.alloc(2), seen = [];
+  x.set([0.4, 1.1]);
+  const objective = { x, slope, value() {
+    const [a, b] = x, r = b - a * a;
+    slope.set([-4 * a * r - 2 * (1 - a), 2 * r]);
+    return r * r + (1 - a) ** 2;
+  } };
+  const solver = kind === 'adam' ? new Adam(k, objective)
+    : new LBFGS(k, objective, { history: 10, search: false });
+  for (let i = 0; i < 9; i++) { solver.iterate(); seen.push([...x]); }
+  return seen;
+}"""
+
+
+@pytest.mark.parametrize("kind", ["adam", "plain"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_descents_without_a_search_are_torch_s(page: Page, name: str, kind: str) -> None:
+    x = torch.tensor([0.4, 1.1], dtype=torch.float64, requires_grad=True)
+    solver: Any = (
+        torch.optim.Adam([x], lr=0.05)
+        if kind == "adam"
+        else torch.optim.LBFGS(
+            [x], lr=1, max_iter=1, history_size=10, tolerance_grad=0, tolerance_change=0
+        )
+    )
+
+    def closure() -> torch.Tensor:
+        solver.zero_grad()
+        a, b = x
+        value = (b - a * a) ** 2 + (1 - a) ** 2
+        value.backward()
+        return value
+
+    for found in page.evaluate(BY_TORCH, [name, kind]):
+        solver.step(closure)
+        assert np.allclose(found, x.detach().numpy(), rtol=1e-9, atol=1e-12)

@@ -89,7 +89,7 @@ def test_what_is_sent_is_the_library_s_gradient(worker: Page, kind: str, batch: 
 
 
 DEFEND = """([gradient, settings]) =>
-  defend(gradient.map(g => Float64Array.from(g)), settings, 1).map(g => [...g])"""
+  defend(gradient.map(g => Float64Array.from(g)), settings).map(g => [...g])"""
 EDGES = [0.0, -0.0, 6.1e-5, 6e-8, 2.9e-8, 1.0, 1.00048828125, 1.00146484375, 65504.0, -3.14159e-7]
 
 
