@@ -94,7 +94,9 @@ def dead_links(pages: Mapping[Path, Page], folder: Path) -> Iterator[str]:
             if parts.scheme or parts.netloc:
                 continue
             goal = (path.parent / unquote(parts.path)).resolve() if parts.path else path.resolve()
-            fragment = "" if "=" in parts.fragment else unquote(parts.fragment)  # the lab's settings
+            fragment = unquote(parts.fragment)
+            if "=" in fragment:  # settings of the lab, which it checks itself
+                fragment = ""
             if not goal.exists():
                 yield f"{path.relative_to(folder)} links to {link}, which is not there"
             elif goal in anchors and fragment and fragment not in anchors[goal]:

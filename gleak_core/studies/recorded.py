@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gleak_core import figures, statistics
+from gleak_core import figures, statistics, studies
 from gleak_core.statistics import Estimate
 from gleak_core.studies import scoreboard
 from gleak_core.studies.scoreboard import Line
-from gleak_core.studies.store import Frame, word
+from gleak_core.studies.store import Frame, Store, home, word
 
 __all__ = [
     "ahead",
@@ -30,13 +30,29 @@ __all__ = [
 ]
 
 
+_LINES: dict[str, tuple[object, Line]] = {}
+
+
+def _line(name: str) -> Line:
+    """Judge a result once, and again when its records change: a page asks for one many times."""
+    study, stamp = studies.STUDIES.get(name), list[object]()
+    for profile in ("paper", "smoke"):
+        path = Store(study, home(profile)).path if study else None
+        for file in (path, path and path.with_suffix(".inputs.json")):
+            there = file.stat() if file and file.exists() else None
+            stamp.append((file, there and (there.st_mtime_ns, there.st_size)))
+    if name not in _LINES or _LINES[name][0] != stamp:
+        _LINES[name] = (stamp, scoreboard.line(name))
+    return _LINES[name][1]
+
+
 def cells(name: str, *metrics: str, **where: Any) -> Frame:
     """Return the recorded cells of a study: its keys, then metric, published, ours, low, high, n.
 
     `metrics` chooses some measures, and `where` cells by a value of a key, or by several. Empty if
     nothing is recorded.
     """
-    frame = _choose(scoreboard.line(name), where)
+    frame = _choose(_line(name), where)
     return frame[frame["metric"].isin(metrics)] if metrics else frame
 
 
@@ -51,7 +67,7 @@ def one(name: str, metric: str, **where: Any) -> Mapping[str, Any]:
 
 def trials(name: str, metric: str, **where: Any) -> pd.DataFrame:
     """Return a measure of every recorded trial: the study's keys, the seed and `metric`."""
-    line = scoreboard.line(name)
+    line = _line(name)
     if line.study is None or line.rows.empty:
         return pd.DataFrame()
     rows = _where(line, line.rows, where)
@@ -77,7 +93,7 @@ def ahead(
         return None
     same = [key for key in one.columns if key not in {*first, *second, metric}]
     both: Any = one.merge(two, on=same, suffixes=("_1", "_2"))
-    sign = -1 if scoreboard.line(name).metric(metric).better == "lower" else 1
+    sign = -1 if _line(name).metric(metric).better == "lower" else 1
     ours, theirs = (both[f"{metric}_{k}"] for k in (1, 2))
     if decades:
         ours, theirs = np.log10(ours), np.log10(theirs)
@@ -111,7 +127,7 @@ def table(name: str, *metrics: str, caption: str, drop: Sequence[str] = (), **wh
     The caption says beside yours how many trials there are, what they cost and in which code;
     keys with one value only, and those in `drop`, have no column.
     """
-    line = scoreboard.line(name)
+    line = _line(name)
     some = _choose(line, where)
     if some.empty or line.study is None:
         return _absent(name, caption)
@@ -177,7 +193,7 @@ def _absent(name: str, caption: str) -> figures.Table:
 
 def source(name: str) -> str:
     """Say where recorded numbers come from, for a caption."""
-    return _source(scoreboard.line(name))
+    return _source(_line(name))
 
 
 def _source(line: Line) -> str:
@@ -189,7 +205,7 @@ def _source(line: Line) -> str:
 
 def verdict(name: str) -> str:
     """Return a result's verdict, and why."""
-    line = scoreboard.line(name)
+    line = _line(name)
     said = [f"{line.id}: {line.verdict} ({line.why})"]
     for finding in line.findings:
         said.append(f"  {'✓' if finding.met else '✗'} {finding.rule.says}: {finding.detail}")
