@@ -149,7 +149,7 @@ SHELL = [
 ]
 INLINE = re.findall(r"`((?:gleak|make) [^`…]+)`", README + (ROOT / "CONTRIBUTING.md").read_text())
 COMMANDS = sorted({line.removeprefix(".venv/bin/") for line in [*SHELL, *INLINE] if line})
-TARGETS = ("help", "setup", "book", "test", "lint", "refresh", "bench", "lock", "clean")
+TARGETS = ("help", "setup", "book", "test", "lint", "refresh", "lab", "bench", "lock", "clean")
 
 
 def test_the_readme_begins_with_words_a_picture_and_two_commands() -> None:

@@ -30,6 +30,8 @@ def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(papers, "ids", lambda: (NAME,))
     line = scoreboard.line
     monkeypatch.setattr(scoreboard, "line", lambda name, **_: line(name, folder=tmp_path))
+    monkeypatch.setattr(recorded, "home", lambda profile: tmp_path)
+    monkeypatch.setattr(recorded, "_LINES", {})
     return tmp_path
 
 
@@ -93,6 +95,17 @@ def test_failures_are_counted_and_gaps_are_shown(
     table = recorded.table(NAME, caption="Values.")
     assert {row[2] for row in table.rows} == {"—"}
     assert {row[4] for row in table.rows} == {"20"}
+
+
+def test_a_result_is_judged_once_until_its_records_change(
+    shown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, line = list[str](), scoreboard.line
+    monkeypatch.setattr(scoreboard, "line", lambda name: judged.append(name) or line(name))
+    assert recorded.cells(NAME).empty and recorded.cells(NAME).empty and len(judged) == 1
+    measure(shown)
+    assert len(recorded.cells(NAME)) == len(recorded.cells(NAME)) == 3
+    assert len(judged) == 2
 
 
 def test_cells_of_one_measure_and_the_only_cell(shown: Path) -> None:
@@ -164,6 +177,7 @@ def test_a_lower_error_is_ahead_by_decades(shown: Path, monkeypatch: pytest.Monk
     result = papers.find(NAME)
     lower = replace(result, metrics={"value": replace(result.metrics["value"], better="lower")})
     monkeypatch.setattr(papers, "find", lambda name: lower)
+    recorded._LINES.clear()
     frames = {1: [1e-1] * 3, 2: [1e-3, 1e-4, float("nan")]}
 
     def trials(name: str, metric: str, *, a: int) -> pd.DataFrame:
