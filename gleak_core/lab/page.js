@@ -350,6 +350,7 @@
     if (state.running) {
       every({ what: 'pause' });
       state.running = false;
+      say(`Paused. ${explain()}`); // and again with the frame that is on its way
     } else {
       if (active().every(lane => lane.end)) share();
       state.running = true;
