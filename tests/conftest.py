@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,20 @@ from gleak_core.data import Batch
 # Started in the background of a shell, Ctrl-C is ignored, and tests that send it would wait.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what one worker of xdist does: a file, the folder that shares a book, or a chapter."""
+    tests = Path(__file__).parent
+    for item in items:
+        if tests not in item.path.parents:
+            continue
+        place = item.path.relative_to(tests)
+        group = place.parts[0] if place.parts[0] == "book" else place.as_posix()
+        if item.get_closest_marker("alone"):
+            group = item.nodeid
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
