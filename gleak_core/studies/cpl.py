@@ -252,8 +252,8 @@ STUDIES: tuple[Study, ...] = (
             "The pictures are LFW's, scaled to 128×128.",
             f"It is given {BUDGETS['reasonable']} of the {WITHIN['reasonable']} iterations: "
             "what is not reasonable by then counts as never. L-BFGS remembers 20 steps.",
-            "A trial is another picture, and ten share a network: no more, for a step at this size "
-            "takes seconds.",
+            "There are 10 trials instead of twenty, for a step at this size takes seconds: each is "
+            "another picture, and they share a network.",
             _ALPHA,
         ),
     ),

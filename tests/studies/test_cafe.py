@@ -1,0 +1,220 @@
+"""The measurements of CAFE: pools of pictures, what equations say of them, what a model hides."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support import measures_what_it_names
+from torch.nn import functional as F
+
+from gleak_core import cafe, data, samplers
+from gleak_core.data import Batch
+from gleak_core.studies import cafe as grids
+from gleak_core.studies import cafe_attacks, cafe_learning
+from gleak_core.studies.cafe_attacks import HORIZONTAL, LOSSES, VARIANTS, VERTICAL, Loss, Pool
+from gleak_core.studies.study import Cell, Study
+
+SMALL = {"SIDE": 12, "BATCH": 8, "TOGETHER": 16, "EPOCHS": 60, "JOINT": 4, "SINGLE": 6, "LONG": 6}
+NET = {
+    "activation": "tanh",
+    "init": "uniform",
+    "scale": 0.1,
+    "widths": (32, 64),
+    "hidden": (48, 32),
+}
+
+
+def drawn(dataset: str, items: int, seed: int) -> Batch:
+    """Return soft pictures of their own for every seed."""
+    stream = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((items, 3, 4, 4), generator=stream)
+    images = F.interpolate(coarse, (SMALL["SIDE"],) * 2, mode="bilinear")
+    labels = torch.randint(10, (items,), generator=stream)
+    return Batch(images, labels, tuple("0123456789"), "soft", torch.arange(items))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small pictures and networks, for whatever a cell names."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(cafe_attacks, name, value)
+    monkeypatch.setattr(cafe_attacks, "NET", NET)
+    monkeypatch.setattr(cafe_attacks, "POOLS", {HORIZONTAL: 20, VERTICAL: 20})
+    for module in (cafe_attacks, cafe_learning):
+        monkeypatch.setattr(module, "drawn", drawn)
+    for name, value in {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "EPOCHS": 60, "_LAST": 6}.items():
+        monkeypatch.setattr(cafe_learning, name, value)
+    cafe_attacks.shots.cache_clear()
+    yield
+    cafe_attacks.shots.cache_clear()
+
+
+def rows(measure: Any, seeds: int = 2, **cell: Any) -> list[dict[str, Any]]:
+    return list(measure(cell, range(seeds), "cpu"))
+
+
+def test_a_pool_larger_than_its_set_goes_on_with_mirrored_pictures() -> None:
+    there = len(data.load("photographs"))
+    few, many = (cafe_attacks.drawn("photographs", n, 3) for n in (10, 2 * there + 10))
+    assert torch.equal(few.images, many.images[:10])
+    assert torch.equal(many.images[there : there + 10], few.images.flip(-1))
+    assert torch.equal(many.images[2 * there :], few.images.rot90(1, (-2, -1)))
+    assert torch.equal(many.labels[there : there + 10], few.labels)
+    assert len(many.images.flatten(1).unique(dim=0)) == len(many) == len(many.labels)
+
+
+def test_where_linnaeus_is_missing_the_photographs_stand_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = {"linnaeus5": "absent"}
+    monkeypatch.setattr(data, "fingerprint", lambda name: seen.get(name, "there"))
+    cells: list[Cell] = [{"dataset": "Linnaeus"}, {"dataset": "CIFAR-100"}, {"batch": 1}]
+    assert [*map(cafe_attacks.reads, cells)] == [("photographs",), ("cifar100",), ("cifar10",)]
+    seen.clear()
+    assert cafe_attacks.reads(cells[0]) == ("linnaeus5",)
+
+
+@pytest.mark.parametrize("protocol", [HORIZONTAL, VERTICAL])
+def test_pictures_come_out_of_known_batches(small: None, protocol: str) -> None:
+    pool = Pool(protocol, "photographs", 20, 4, 0)
+    own, found = cafe_attacks.shots(pool, (0, 7), "cpu", 200)
+    assert torch.equal(own.images, pool.own().images[[0, 7]])
+    assert found.labels is not None
+    assert torch.equal(found.labels[:, 0], own.labels)
+    assert (cafe_attacks.decibel(found.images[:, 0], own.images) > 25).all()
+
+
+def test_one_gradient_tells_one_picture_s_inputs_and_no_batch_s(small: None) -> None:
+    def errors(batch: int, updates: str) -> list[float]:
+        found = rows(cafe_attacks.inputs, batch=batch, updates=updates)
+        return [row["z_error"] for row in found]
+
+    assert max(errors(1, "one")) < 1e-4
+    assert min(errors(4, "one")) > 0.1
+    assert max(errors(1, "many") + errors(4, "many")) < 1e-3
+
+
+def test_every_term_begins_with_the_share_it_is_given(small: None) -> None:
+    pool = Pool(HORIZONTAL, "photographs", 16, 8, 0)
+    own = pool.own()
+    net = pool.network(own, "cpu")
+    seen = pool.share(net, own, torch.arange(16).view(2, 8))
+    inputs = cafe_attacks._inputs(seen, own.images)[0].flatten(1)
+    begun = torch.rand(16, 1, 3, 12, 12)
+    first = begun[:8, 0]
+    off = (cafe_attacks._inputs(seen, first)[0].flatten(1) - inputs[:8]).square().sum()
+    for loss in (Loss("squared_l2", 0.1, True, 2.0), Loss("cosine", 0.1, True, 2.0)):
+        smooth, internal = cafe_attacks._weights(seen, own, begun, inputs, loss)
+        variation = cafe_attacks._variation(first).sum()
+        assert float(internal * off / (smooth * variation)) == pytest.approx(20, rel=1e-4)
+    fake = pool.share(net, replace(own[[*range(8)]], images=first), torch.arange(8)[None])
+    pairs = zip(seen.rounds[0].update.values(), fake.rounds[0].update.values(), strict=True)
+    apart = sum(float((a - b).square().sum()) for a, b in pairs)
+    _, internal = cafe_attacks._weights(seen, own, begun, inputs, Loss(internal=2))
+    assert float(internal * off) == pytest.approx(2 * apart, rel=1e-4)
+    none = Loss(smooth=0, internal=0)
+    assert cafe_attacks._weights(seen, own, begun, inputs, none) == (0, 0)
+
+
+def test_variation_is_the_paper_s() -> None:
+    image = torch.tensor([[0.0, 1, 0], [0, 0, 0]]).expand(3, 2, 3)
+    assert float(cafe_attacks._variation(image)) == 3 * 3
+
+
+def test_a_loss_without_a_term_is_one_variant_of_another() -> None:
+    assert VARIANTS["full"] == LOSSES["CAFE"]
+    assert LOSSES["CAFE with cosine similarity"] == replace(Loss(), distance="cosine")
+    for name, field in {"no TV": "smooth", "no internal representation": "internal"}.items():
+        assert VARIANTS[name] == replace(Loss(), **{field: 0})
+
+
+def test_what_is_known_of_the_inputs_helps_the_matching(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cafe_attacks, "JOINT", 40)
+    known, without = (
+        rows(cafe_attacks.ablated, 8, variant=name)
+        for name in ("full", "no internal representation")
+    )
+    gains = [a["psnr"] - b["psnr"] for a, b in zip(known, without, strict=True)]
+    assert sorted(gains)[1] > 1
+
+
+def test_cafe_is_ahead_of_dlg(small: None) -> None:
+    cafe_s, dlg_s = (rows(cafe_attacks.by_method, 4, method=name) for name in ("CAFE", "DLG"))
+    gains = [a["psnr"] - b["psnr"] for a, b in zip(cafe_s, dlg_s, strict=True)]
+    assert min(gains) > 3
+
+
+def test_iterations_are_shared_by_the_batch(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cafe_attacks, "CLEAR", 15.0)
+    easy = rows(cafe_attacks.speed, method="CAFE", batch=8, dataset="CIFAR-10")
+    assert all(0 < row["iterations"] < 60 / 8 for row in easy)
+    cafe_attacks.shots.cache_clear()
+    monkeypatch.setattr(cafe_attacks, "CLEAR", 200.0)
+    never = rows(cafe_attacks.speed, method="CAFE", batch=8, dataset="CIFAR-10")
+    assert [row["iterations"] for row in never] == [61 / 8] * 2
+    alone = rows(cafe_attacks.speed, method="DLG", batch=1, dataset="CIFAR-10")
+    assert [row["iterations"] for row in alone] == [7.0] * 2
+
+
+# --- while the model learns ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drift", [False, True])
+def test_slopes_that_stand_still_or_move_along_a_line_are_found(drift: bool) -> None:
+    stream = torch.Generator().manual_seed(0)
+    items = cafe_learning.ITEMS
+    picks = samplers.independent(items, 10, 3 * items, seed=0)
+    still, moving = torch.randn(2, items, 4, dtype=torch.float64, generator=stream)
+    time = torch.linspace(-1, 1, len(picks), dtype=torch.float64)
+    true = still + drift * time[:, None, None] * moving
+    biases = torch.einsum("rn,rno->ro", cafe.shares(picks, items), true)
+    found = cafe_learning._slopes(picks, biases, drift)
+    assert torch.allclose(found, true, atol=1e-9)
+
+
+@pytest.mark.parametrize("attack", cafe_learning.ATTACKS)
+def test_a_model_that_hardly_moves_leaks_and_one_that_learns_leaks_less(
+    small: None, attack: str
+) -> None:
+    how = {"attack": attack, "inner_steps": 4}
+    slow, fast = (rows(cafe_learning.learning, 3, rate=rate, **how) for rate in (1e-7, 0.3))
+    assert all(row["loss"] == pytest.approx(1, abs=1e-3) for row in slow)
+    assert len({row["loss"] for row in fast}) == 1
+    assert abs(fast[0]["loss"] - 1) > 0.02
+    if attack == cafe_learning.ATTACKS[0]:
+        assert all(row["evaluations"] == 4 * 30 * 4 // 12 for row in slow)
+        return
+    better = [a["psnr"] - b["psnr"] for a, b in zip(slow, fast, strict=True)]
+    assert min(better) > 5, (slow, fast)
+    assert min(row["psnr"] for row in slow) > 20
+
+
+# --- the grids ----------------------------------------------------------------------------------
+
+SHRUNK = {"batch": 8, "pictures": 16, "batch_ratio": 0.4}
+
+
+def shrunk(study: Study) -> Study:
+    """Return the first and last cell of a study, in numbers that a test can pay for."""
+    ends = [study.cells[0], study.cells[-1]]
+    cells = [
+        {k: SHRUNK[k] if k in SHRUNK and cell[k] != 1 else v for k, v in cell.items()}
+        for cell in ends
+    ]
+    some = cells[:1] if cells[0] == cells[1] else cells
+    return replace(study, cells=tuple(some), reading={})
+
+
+@pytest.mark.parametrize("study", grids.STUDIES, ids=lambda study: study.id)
+def test_every_study_measures_what_it_names(
+    study: Study, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cafe_attacks, "EPOCHS", 4)
+    monkeypatch.setattr(cafe_learning, "EPOCHS", 4)
+    limits = {"psnr": (-20, math.inf), "success_rate": (0, 1), "ssim": (-1, 1)}
+    measures_what_it_names(shrunk(study), limits)
