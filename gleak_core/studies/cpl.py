@@ -1,6 +1,7 @@
 """Grids of "A deeper dive into CPL vs DLG"."""
 
-from gleak_core.studies import cpl_attacks, cpl_questions
+from gleak_core.papers import Metric
+from gleak_core.studies import cpl_attacks, cpl_judges, cpl_questions
 from gleak_core.studies.batches import DATASETS
 from gleak_core.studies.cpl_attacks import (
     BUDGETS,
@@ -16,6 +17,7 @@ from gleak_core.studies.cpl_attacks import (
     SWAPPED,
     WITHIN,
 )
+from gleak_core.studies.cpl_judges import JUDGES
 from gleak_core.studies.cpl_questions import DEFENCES, OWN_PICTURES, TRIED, WEIGHTS
 from gleak_core.studies.study import Cell, Study, declared, grid
 from gleak_core.studies.trials import INNER, SHARED
@@ -366,5 +368,22 @@ STUDIES: tuple[Study, ...] = (
             "network with a longer last layer.",
             "The methods are compared in pairs: the same pictures, networks and random numbers.",
         ),
+    ),
+    Study(
+        id="judges.batch",
+        title="One dummy for a batch, by what it is compared with",
+        metrics=("ssim", "mse"),
+        cells=grid(batch=BATCHES, compared_with=tuple(JUDGES)),
+        measure=cpl_judges.judges,
+        reads=lambda _: ("lfw",),
+        seconds=lambda cell: _shown(cell) / 2,
+        trials={"smoke": 2, "quick": 5, "paper": 20},
+        block=_BLOCK,
+        deviations=(_LFW, *_SHARED, _ALPHA, "One client iteration."),
+        asks={
+            "ssim": Metric("ssim", "", "higher", "mean"),
+            "mse": Metric("mse", "", "lower", "mean"),
+        },
+        chapter="02_cpl",
     ),
 )

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gleak_core import attacks, data, metrics, models, starts, training
 from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
-from gleak_core.studies import cpl_attacks, cpl_questions, runs, trials
+from gleak_core.studies import cpl_attacks, cpl_judges, cpl_questions, runs, trials
 from gleak_core.studies.cpl import STUDIES
 from gleak_core.studies.cpl_attacks import (
     METHODS,
@@ -64,6 +64,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     remembered = (
         cpl_attacks._classes,
         cpl_attacks._watched,
+        cpl_judges._runs,
         cpl_questions.chosen,
         cpl_questions._trained,
     )
@@ -303,6 +304,23 @@ def test_of_several_classes_one_is_read(made_up) -> None:
 
 
 # --- all of them ------------------------------------------------------------------------------
+
+
+def test_judges_look_at_the_same_runs(made_up) -> None:
+    found = {
+        name: list(cpl_judges.judges({"batch": 4, "compared_with": name}, range(2), "cpu"))
+        for name in cpl_judges.JUDGES
+    }
+    nearest, first, mean = found.values()
+    for a, b, c in zip(nearest, first, mean, strict=True):
+        assert a["mse"] < c["mse"]
+        assert a["mse"] <= b["mse"]
+        assert a["ssim"] >= max(b["ssim"], c["ssim"])
+    alone = [
+        list(cpl_judges.judges({"batch": 1, "compared_with": name}, range(2), "cpu"))
+        for name in cpl_judges.JUDGES
+    ]
+    assert alone[0] == alone[1] == alone[2]
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.id)
