@@ -1,7 +1,7 @@
 """Grids of "A deeper dive into CPL vs DLG"."""
 
 from gleak_core.papers import Metric
-from gleak_core.studies import cpl_attacks, cpl_judges, cpl_questions
+from gleak_core.studies import cpl_attacks, cpl_clients, cpl_judges, cpl_questions
 from gleak_core.studies.batches import DATASETS
 from gleak_core.studies.cpl_attacks import (
     BUDGETS,
@@ -17,6 +17,7 @@ from gleak_core.studies.cpl_attacks import (
     SWAPPED,
     WITHIN,
 )
+from gleak_core.studies.cpl_clients import AT_ONCE, STEP
 from gleak_core.studies.cpl_judges import JUDGES
 from gleak_core.studies.cpl_questions import DEFENCES, OWN_PICTURES, TRIED, WEIGHTS
 from gleak_core.studies.study import Cell, Study, declared, grid
@@ -102,8 +103,8 @@ _RANGE = (
     "the ranges swapped are measured beside."
 )
 _ALPHA = (
-    "α is 1e-3, and the loss term takes the victim's own logits (their mean over a batch), as in "
-    "CPL's code: an attacker does not have them."
+    "α is 1e-3, and the loss term takes the victim's own logits (their mean over a batch), as in a "
+    "line of CPL's code that is commented out there: an attacker does not have them."
 )
 _DUMMY = (
     "One dummy is matched to the mean gradient of a batch of one class, as the printed numbers "
@@ -111,7 +112,8 @@ _DUMMY = (
 )
 _RATE = (
     "A client iteration is a step of gradient descent on the whole batch at a rate of "
-    f"{RATE:g}, and (W⁰ − Wᴸ)/(ηL) is matched: the text gives neither rate nor definition."
+    f"{RATE:g}, and (W⁰ − Wᴸ)/(ηL) is matched: the text gives neither rate nor definition, and "
+    "CPL's code has another one (messages.moved)."
 )
 _TRIALS = (
     "A trial is another picture, and twenty of them share a network; others have another one: the "
@@ -162,7 +164,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "cpl.fig4",
-        measure=cpl_attacks.drifting,
+        measure=cpl_clients.appearing,
         reads=("lfw",),
         block=_BLOCK,
         cells=grid(
@@ -179,7 +181,15 @@ STUDIES: tuple[Study, ...] = (
         ),
         reading={"rate": RATE},
         seconds=_shown,
-        deviations=(_LFW, *_SHARED, _DUMMY, _RATE, _ALPHA),
+        deviations=(
+            _LFW,
+            *_SHARED,
+            _DUMMY,
+            _RATE,
+            _ALPHA,
+            "A run drifts if it has halved the error of its start and ends at more than twice its "
+            "lowest.",
+        ),
     ),
     declared(
         "cpl.fig5",
@@ -380,6 +390,28 @@ STUDIES: tuple[Study, ...] = (
         trials={"smoke": 2, "quick": 5, "paper": 20},
         block=_BLOCK,
         deviations=(_LFW, *_SHARED, _ALPHA, "One client iteration."),
+        asks={
+            "ssim": Metric("ssim", "", "higher", "mean"),
+            "mse": Metric("mse", "", "lower", "mean"),
+        },
+        chapter="02_cpl",
+    ),
+    Study(
+        id="messages.moved",
+        title="A client iteration as in CPL's code: the gradient at weights that training moved",
+        metrics=("ssim", "mse"),
+        cells=grid(client_iterations=(1, 2, 5, 10, 20, 50)),
+        measure=cpl_clients.moved,
+        reads=lambda _: ("lfw",),
+        seconds=_shown,
+        trials={"smoke": 2, "quick": 5, "paper": 20},
+        block=_BLOCK,
+        deviations=(
+            _LFW,
+            *_SHARED,
+            f"Training takes Adam at {STEP:g} on {AT_ONCE} pictures a step, drawn from the whole "
+            "set; there is no loss term, as in that code.",
+        ),
         asks={
             "ssim": Metric("ssim", "", "higher", "mean"),
             "mse": Metric("mse", "", "lower", "mean"),

@@ -50,7 +50,6 @@ __all__ = [
     "Clients",
     "attack",
     "compared",
-    "drifting",
     "elbows",
     "first_picture",
     "frames",
@@ -319,23 +318,6 @@ def compared(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
             one_dummy(seen), METHODS[str(cell["method"])], some, number=number, steps=SHOWN, every=0
         )
         yield from rows(found, own, "ssim", "mse")
-
-
-def drifting(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
-    """CPL as the client iterates more, with its loss term and without: does a run drift away?"""
-    alpha = ALPHA if cell["alpha"] == "published" else 0.0
-    for number, some in groups(seeds):
-        own, seen = Clients(
-            batch=int(cell["batch"]),
-            iterations=int(cell["client_iterations"]),
-            rate=float(cell["rate"]),
-        ).share(number, some, device)
-        found = attack(
-            one_dummy(seen), METHODS["CPL"], some, number=number, steps=SHOWN, alpha=alpha
-        )
-        courses = [nearest(found.history.frames[:, t, 0], one)[0] for t, one in enumerate(own)]
-        away = [float(course[-1] > 2 * course.min()) for course in courses]  # of (F,) each
-        yield from rows(found, own, "ssim", "mse", drift=away)
 
 
 def first_picture(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gleak_core import attacks, data, metrics, models, starts, training
 from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
-from gleak_core.studies import cpl_attacks, cpl_judges, cpl_questions, runs, trials
+from gleak_core.studies import cpl_attacks, cpl_clients, cpl_judges, cpl_questions, runs, trials
 from gleak_core.studies.cpl import STUDIES
 from gleak_core.studies.cpl_attacks import (
     METHODS,
@@ -205,17 +205,41 @@ def test_how_early_a_picture_falls() -> None:
     assert cpl_attacks._early(torch.tensor([0.1, 0.2, 0.3])) == 0.0
 
 
-def test_a_run_drifts_that_ends_far_from_its_best(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, _ = Clients(batch=2).share(0, [0, 1], "cpu")
+def test_a_run_drifts_if_a_picture_appeared_and_went_away(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, _ = Clients(batch=2).share(0, [0, 1, 2], "cpu")
     near = torch.stack([batch.images[1] * 0.9 for batch in own])[:, None]  # (T, 1, C, H, W)
-    far = torch.zeros_like(near)
-    stays, drifts = torch.stack([far[0], near[0], near[0]]), torch.stack([far[1], near[1], far[1]])
-    frames = torch.stack([stays, drifts], 1)  # (F, T, 1, C, H, W)
+    far, noise = torch.zeros_like(near), 0.5 * near
+    stays = torch.stack([far[0], near[0], near[0]])
+    drifts = torch.stack([far[1], near[1], far[1]])
+    never = torch.stack([noise[2], far[2], far[2]])  # only its start is near
+    frames = torch.stack([stays, drifts, never], 1)  # (F, T, 1, C, H, W)
     monkeypatch.setattr(
         attacks, "dlg", lambda seen, **options: rebuilt(frames[-1], frames, (0, 1, 2))
     )
     cell = {"batch": 2, "client_iterations": 5, "alpha": "zero", "rate": 0.01}
-    assert [row["drift"] for row in cpl_attacks.drifting(cell, [0, 1], "cpu")] == [0.0, 1.0]
+    found = list(cpl_clients.appearing(cell, [0, 1, 2], "cpu"))
+    assert [row["drift"] for row in found] == [0.0, 1.0, 0.0]
+
+
+def test_training_on_other_pictures_moves_the_weights_that_the_gradient_is_of(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def attack(message, *rest, **options):
+        seen.append(message)
+        return real(message, *rest, **options)
+
+    real = cpl_clients.attack
+    monkeypatch.setattr(cpl_clients, "attack", attack)
+    for steps in (0, 3, 3):
+        list(cpl_clients.moved({"client_iterations": steps}, [0, 1], "cpu"))
+    first, *later = [message.weights(by="the test")["head.weight"] for message in seen]
+    assert torch.equal(*later)
+    gap = (first - later[0]).abs().max()
+    assert 0 < float(gap) <= 3.01 * cpl_clients.STEP  # Adam's first steps are of that length
 
 
 @pytest.mark.parametrize(("stage", "never"), [("reasonable", 221), ("main features", 31)])
