@@ -7,7 +7,7 @@ part maps to Z (`recover`).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +24,7 @@ from gleak_core.observation import History, Observation, Reconstruction, Weights
 from gleak_core.penalties import Above, AwayFrom, Penalty
 from gleak_core.pool import Objective, Progress
 
-__all__ = ["Behind", "recover", "together"]
+__all__ = ["Behind", "follow", "recover", "together"]
 
 SOLVED = 1e-8  # of ‖Z‖²: some 37 dB
 STOP = 1e-12  # and where no step is worth its cost
@@ -192,17 +192,13 @@ def together(
         progress: Called with the rounds done, the rounds in all, and the loss.
     """
     began = time.perf_counter()
-    indices, shape = seen.need("batch_indices", "image_shape", by=_TOGETHER)
-    indices, many = indices.cpu().long(), len(labels)
     if min(epochs, inner) < 1 or every < 0 or not rate > 0:
         raise ValueError("epochs, inner and rate must be positive, and every not negative")
-    if int(indices.max()) >= many:
-        raise ValueError(f"the rounds are of items up to {int(indices.max())}: give all a label")
+    indices, shape = _members(seen, labels)
+    many = len(labels)
     if internal and inputs is None:
         raise ValueError("the internal representation needs inputs=: take those of cafe.items")
     xi = torch.zeros(many) if level is None else level
-    if any(len(members.unique()) < len(members) for members in indices):
-        raise ValueError("an item is twice in a batch: pass rounds of different items")
     parts = [
         _round(seen.message(r), members, labels, distance, (smooth, xi), (internal, inputs))
         for r, members in enumerate(indices)
@@ -215,10 +211,7 @@ def together(
     curve, frames = [], [fakes.x.cpu().clone()]
     for epoch in range(epochs):
         for r, (members, (objective, _, _)) in enumerate(zip(indices, parts, strict=True)):
-            value = torch.full((1,), torch.nan)
-            for _ in range(inner):
-                value, slope = objective.value_and_grad(fakes.x[members].flatten()[None])
-                fakes.step(members, slope.view(len(members), -1))
+            value = fakes.match(members, objective, inner)
             loss[members] = value[0].cpu()
             if progress is not None:
                 progress(epoch * len(parts) + r + 1, epochs * len(parts), float(value[0]))
@@ -251,6 +244,56 @@ def together(
     )
 
 
+def follow(
+    stream: Iterable[Observation],
+    labels: Tensor,
+    *,
+    inner: int = 10,
+    start: str | Tensor = "uniform",
+    direction: str = "adam",
+    rate: float = 0.05,
+    distance: str = "squared_l2",
+    seed: int = 0,
+) -> Tensor:
+    """Match rounds as they come and never again; return the pictures of the pool (N, C, H, W).
+
+    CAFE while the model learns: each round is matched at its own weights, and need not be kept. The
+    arguments are those of `together`.
+    """
+    if inner < 1 or not rate > 0:
+        raise ValueError("inner and rate must be positive")
+    fakes: _Fakes | None = None
+    shape: tuple[int, ...] = ()
+    for seen in stream:
+        indices, shape = _members(seen, labels)
+        like = next(iter(seen.rounds[0].update.values()))
+        if fakes is None:
+            given = (
+                start
+                if isinstance(start, Tensor)
+                else starts.make(start, (len(labels), 1, *shape), seed=seed)
+            )
+            fakes = _Fakes(given.to(like).flatten(1), solvers.Descent(rate, 1, direction))
+        none = (0.0, torch.zeros(len(labels))), (0.0, None)
+        for r, members in enumerate(indices):
+            objective, _, _ = _round(seen.message(r), members, labels, distance, *none)
+            fakes.match(members, objective, inner)
+    if fakes is None:
+        raise ValueError("there is no round to match: the stream is empty")
+    return fakes.x.view(-1, *shape)
+
+
+def _members(seen: Observation, labels: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Return who is in each round (R, B), and the shape of a picture."""
+    indices, shape = seen.need("batch_indices", "image_shape", by=_TOGETHER)
+    indices = indices.cpu().long()
+    if int(indices.max()) >= len(labels):
+        raise ValueError(f"the rounds are of items up to {int(indices.max())}: give all a label")
+    if any(len(members.unique()) < len(members) for members in indices):
+        raise ValueError("an item is twice in a batch: pass rounds of different items")
+    return indices, tuple(shape)
+
+
 class _Fakes:
     """The fake pictures of a pool (N, n), each with moments of its own."""
 
@@ -258,6 +301,14 @@ class _Fakes:
         self.x, self.method = x.clone(), method
         self._moments = {name: torch.zeros_like(x) for name in ("mean", "spread")}
         self._count = x.new_zeros(len(x))
+
+    def match(self, members: Tensor, objective: Objective, inner: int) -> Tensor:
+        """Take some steps on a round; return the value before the last of them (1,)."""
+        value = torch.full((1,), torch.nan)
+        for _ in range(inner):
+            value, slope = objective.value_and_grad(self.x[members].flatten()[None])
+            self.step(members, slope.view(len(members), -1))
+        return value
 
     def step(self, members: Tensor, g: Tensor) -> None:
         """Move some of them against their slopes (B, n)."""

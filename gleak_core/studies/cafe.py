@@ -7,24 +7,31 @@ cost.
 from gleak_core.studies import cafe_attacks, cafe_learning
 from gleak_core.studies.cafe_attacks import (
     BATCH,
+    BATCHES,
     BLOCK,
-    EPOCHS,
-    HORIZONTAL,
-    JOINT,
     LONG,
     LOSSES,
     MANY,
     METHODS,
-    POOLS,
+    OURS,
+    PUBLISHED,
     RATIO,
-    SINGLE,
-    TOGETHER,
+    SPARSE,
     VARIANTS,
-    VERTICAL,
     VERTICAL_RATIO,
-    WORKERS,
+    WHOLE,
 )
 from gleak_core.studies.cafe_learning import ATTACKS, EACH, ITEMS, RATES, ROUNDS
+from gleak_core.studies.cafe_pools import (
+    EPOCHS,
+    HORIZONTAL,
+    JOINT,
+    KNOWN,
+    SINGLE,
+    VERTICAL,
+    WORKERS,
+    reads,
+)
 from gleak_core.studies.study import Cell, Study, declared, grid
 
 __all__ = ["STUDIES"]
@@ -32,62 +39,70 @@ __all__ = ["STUDIES"]
 FORTY = 40  # trials: fewer cannot show that nine pictures in ten leak
 
 # One CPU core, measured.
-_MS = 7e-3  # seconds: a picture and an evaluation of the whole gradient
+_MS = 7e-3  # seconds: a picture and an evaluation of the whole gradient, in a batch
+_ALONE = 40e-3  # and by itself
 _FIT = 1.5e-3  # of the first part of the network alone
 _ITEM = 0.04  # seconds: a picture in a pool's linear systems
 
 DATASETS = ("CIFAR-10", "CIFAR-100", "Linnaeus")
+BOTH = (PUBLISHED, OURS)
 
 
-def _shot(items: float, epochs: float = EPOCHS, block: int = BLOCK) -> float:
+def _shot(items: float, steps: float = EPOCHS, block: int = BLOCK) -> float:
     """The share of the linear systems of a pool, and the fit of one picture by itself."""
-    return _ITEM * items / block + epochs * _FIT
+    return _ITEM * items / block + steps * _FIT
 
 
-def _joint(pictures: int, steps: float, block: int) -> float:
-    """The share of a run that matches all pictures of a batch together."""
-    return steps * pictures * _MS / block
+def _joint(pictures: int, steps: float = JOINT) -> float:
+    """The share of a run that matches all pictures of a pool together."""
+    return steps * pictures * _MS / MANY
+
+
+def _leak(cell: Cell, batch: int, *, ratio: float = RATIO, steps: int = 0) -> float:
+    if cell.get("attack", PUBLISHED) == PUBLISHED:
+        return _joint(BATCHES * batch, steps or JOINT)
+    own = batch / WORKERS if cell.get("protocol", HORIZONTAL) == HORIZONTAL else batch
+    return _shot(own / ratio, steps or EPOCHS)
 
 
 def _method(cell: Cell) -> float:
-    block = BLOCK if "dataset" in cell else MANY
-    return _joint(BATCH, EPOCHS, block) if cell["method"] == "DLG" else _at_forty(cell)
+    return _joint(BATCH) if cell["method"] == "DLG" else _leak(cell, BATCH)
 
 
 def _speed(cell: Cell) -> float:
-    return SINGLE * _MS if cell["method"] == "DLG" else _shot(int(cell["batch"]) / WORKERS / RATIO)
+    return SINGLE * _ALONE if cell["method"] == "DLG" else _leak(cell, int(cell["batch"]))
 
 
 def _loss(cell: Cell) -> float:
-    return _joint(TOGETHER, JOINT, MANY)
+    return _joint(BATCHES * BATCH)
 
 
 def _horizontal(cell: Cell) -> float:
-    return _shot(int(cell["batch"]) / RATIO)
+    return _leak(cell, WORKERS * int(cell["batch"]))
 
 
 def _vertical(cell: Cell) -> float:
-    return _shot(int(cell["batch"]) / VERTICAL_RATIO)
+    vertical = {**cell, "protocol": VERTICAL}
+    return _leak(vertical, int(cell["batch"]), ratio=VERTICAL_RATIO)
 
 
 def _pool(cell: Cell) -> float:
-    return _shot(POOLS[str(cell["protocol"])])
+    return _joint(SPARSE) if cell["attack"] == PUBLISHED else _shot(WHOLE[str(cell["protocol"])])
 
 
 def _epoch(cell: Cell) -> float:
-    return _shot(BATCH / WORKERS / RATIO, LONG) / 3  # a run shows several epochs
+    return _leak(cell, BATCH, steps=LONG) / 3  # a run shows several epochs
 
 
 def _at_forty(cell: Cell) -> float:
-    vertical = cell.get("protocol") == VERTICAL
-    return _shot(BATCH / RATIO if vertical else BATCH / WORKERS / RATIO)
+    return _leak(cell, BATCH)
 
 
 def _learning(cell: Cell) -> float:
     learnt = ROUNDS * EACH * _MS / BLOCK
     if cell["attack"] != ATTACKS[0]:
         return learnt + EPOCHS * _FIT
-    return learnt + _joint(EACH, ROUNDS * int(cell["inner_steps"]), BLOCK)
+    return learnt * (1 + int(cell["inner_steps"]))
 
 
 def _scale(cell: Cell) -> float:
@@ -100,115 +115,117 @@ def _inputs(cell: Cell) -> float:
 
 
 _PHOTOGRAPHS = (
-    "The embedded photographs stand in for Linnaeus 5 where its folder is missing: 240 crops, and "
-    "where a pool is larger the same mirrored and turned."
+    "The embedded photographs stand in for Linnaeus 5 where its folder is missing: 240 crops of "
+    "ten classes, and where a pool is larger the same mirrored and turned."
 )
 _NET = (
-    "The paper gives neither activation nor strides nor weights: ours are ReLU, a stride of 2 in "
-    "either convolution, and PyTorch's default weights."
+    "The paper gives neither activation nor kernels, strides or weights: ours are ReLU, 5×5, a "
+    "stride of 2 in either convolution, and PyTorch's default weights."
 )
-_SHOTS = (
+_ALGEBRA = (
+    f"{OURS.capitalize()} is not the paper's attack: nothing is matched. The inputs of the first "
+    "fully connected layer come from two linear systems, and each picture is found from its own by "
+    f"L-BFGS in {EPOCHS} evaluations. It takes twice as many messages as there are pictures, and "
+    "two to four epochs more, of batches that are drawn anew; in the horizontal protocol those of "
+    "one worker, of whom the run attacks one, for the mean over four cannot be solved."
+)
+_MATCHED = (
+    f"{PUBLISHED.capitalize()}, a pool is {BATCHES} messages' pictures instead of ten, and every "
+    f"picture gets {JOINT} steps instead of 800 epochs.",
+    "The attacker is given the labels, which he could read.",
     "The inputs of the first fully connected layer, which the paper says can be derived, come from "
-    "two linear systems over twice as many rounds as there are pictures; each picture is then "
-    "found from its own by L-BFGS."
-)
-_OWN = (
-    "The server sees each worker's own message, so that the four workers are four problems of one "
-    "kind: a run attacks one of them."
-)
-_EPOCHS = f"Every picture gets {EPOCHS} evaluations instead of 800 epochs."
-_PICTURES = (
-    f"A trial is a picture: {BLOCK} of them are judged of each run, so that runs vary less often "
-    "than pictures."
-)
-_TEN = (
-    f"A trial is a picture: {MANY} of them are judged of each run, so that runs vary less often "
-    "than pictures."
-)
-_DLG = f"DLG descends by Adam for {EPOCHS} steps, from U(0,1) and with its labels to be found."
-_TOGETHER = (
-    f"A pool is {TOGETHER} pictures, in messages of {BATCH} that are dealt out in epochs, and is "
-    f"matched for {JOINT} epochs; in the horizontal protocol a message is the mean of all workers.",
-    "The inputs of the first fully connected layer come from two linear systems.",
+    "two linear systems over further messages of each worker.",
     "The paper gives no weights: at the start the inputs' term is as large as the distance, and "
-    "total variation a hundredth of it; ξ is the mean of a hundred other pictures.",
-    "The descent is Adam's: the paper says normalised, and no more.",
+    f"total variation a hundredth of it; ξ is the mean of {KNOWN} other pictures of the set.",
+    "The descent is Adam's at a constant rate, and the last pictures are judged: the paper says "
+    "normalised, and no more.",
 )
-_CAFE = (_NET, _OWN, _SHOTS, _EPOCHS)
+_PICTURES = (
+    f"A trial is a picture, and {MANY} or {BLOCK} of them come out of one run: the interval treats "
+    "them as if each had its own."
+)
+_DLG = f"DLG descends by Adam for {JOINT} steps, from U(0,1) and with its labels to be found."
+_CAFE = (_NET, _ALGEBRA, *_MATCHED, _PICTURES)
 
 STUDIES: tuple[Study, ...] = (
     declared(
         "cafe.fig1",
-        cells=grid(method=METHODS),
+        cells=grid(method=METHODS[:1], attack=BOTH) + grid(method=METHODS[1:], attack=(PUBLISHED,)),
         measure=cafe_attacks.by_method,
         reads=("cifar10",),
         block=MANY,
+        reading={"attack": PUBLISHED},
         seconds=_method,
         paper=FORTY,
-        deviations=(*_CAFE, _TEN, _DLG),
+        deviations=(*_CAFE, _DLG),
     ),
     declared(
         "cafe.table1a",
-        cells=grid(method=("DLG",), batch=(1,), dataset=DATASETS)
-        + grid(method=("CAFE",), batch=(40, 80, 120, 160), dataset=DATASETS),
+        cells=grid(method=("DLG",), batch=(1,), dataset=DATASETS, attack=(PUBLISHED,))
+        + grid(method=("CAFE",), batch=(40, 80, 120, 160), dataset=DATASETS, attack=BOTH),
         measure=cafe_attacks.speed,
-        reads=cafe_attacks.reads,
-        block=BLOCK,
+        reads=reads,
+        block=MANY,
+        reading={"attack": PUBLISHED},
         seconds=_speed,
         deviations=(
             *_CAFE,
-            _PICTURES,
             _PHOTOGRAPHS,
-            f"DLG descends by Adam for at most {SINGLE} steps; a picture that is never clear "
-            "counts as one step more.",
-            "CAFE's iterations are those until a picture exceeds 30 dB, divided by the pictures "
-            "of one batch.",
+            f"DLG descends by Adam for at most {SINGLE} steps, on a picture and a network for each "
+            "trial; a picture that is never clear counts as one step more.",
+            "CAFE's iterations are the steps until a picture exceeds 30 dB, divided by the "
+            "pictures of a batch, as print suggests: what falls with the batch is then a quotient. "
+            "A picture that is never clear counts with all steps and one more, undivided.",
         ),
     ),
     declared(
         "cafe.table1b",
-        cells=grid(method=METHODS, dataset=DATASETS),
+        cells=grid(method=METHODS[:1], dataset=DATASETS, attack=BOTH)
+        + grid(method=METHODS[1:], dataset=DATASETS, attack=(PUBLISHED,)),
         measure=cafe_attacks.by_method,
-        reads=cafe_attacks.reads,
-        block=BLOCK,
+        reads=reads,
+        block=MANY,
+        reading={"attack": PUBLISHED},
         seconds=_method,
-        deviations=(*_CAFE, _PICTURES, _DLG, _PHOTOGRAPHS),
+        deviations=(*_CAFE, _DLG, _PHOTOGRAPHS),
     ),
     declared(
         "cafe.table2a",
         cells=grid(loss=tuple(LOSSES), dataset=DATASETS),
         measure=cafe_attacks.losses_horizontal,
-        reads=cafe_attacks.reads,
+        reads=reads,
         block=MANY,
         seconds=_loss,
-        deviations=(_NET, *_TOGETHER, _TEN, _PHOTOGRAPHS),
+        deviations=(_NET, *_MATCHED, _PICTURES, _PHOTOGRAPHS),
     ),
     declared(
         "cafe.table2b",
         cells=grid(loss=tuple(LOSSES), dataset=DATASETS),
         measure=cafe_attacks.losses_vertical,
-        reads=cafe_attacks.reads,
+        reads=reads,
         block=MANY,
         seconds=_loss,
-        deviations=(_NET, *_TOGETHER, _TEN, _PHOTOGRAPHS),
+        deviations=(_NET, *_MATCHED, _PICTURES, _PHOTOGRAPHS),
     ),
     declared(
         "cafe.table3a",
-        cells=grid(batch=(10, 20, 30, 40), dataset=DATASETS),
+        cells=grid(batch=(10, 20, 30, 40), dataset=DATASETS, attack=BOTH),
         measure=cafe_attacks.batches_horizontal,
-        reads=cafe_attacks.reads,
-        block=BLOCK,
+        reads=reads,
+        block=MANY,
+        reading={"attack": PUBLISHED},
         seconds=_horizontal,
-        deviations=(*_CAFE, _PICTURES, _PHOTOGRAPHS),
+        deviations=(*_CAFE, _PHOTOGRAPHS),
     ),
     declared(
         "cafe.table3b",
-        cells=grid(batch=(8, 40, 80, 160), dataset=DATASETS),
+        cells=grid(batch=(8, 40, 80, 160), dataset=DATASETS, attack=BOTH),
         measure=cafe_attacks.batches_vertical,
-        reads=cafe_attacks.reads,
-        block=BLOCK,
+        reads=reads,
+        block=MANY,
+        reading={"attack": PUBLISHED},
         seconds=_vertical,
-        deviations=(_NET, _SHOTS, _EPOCHS, _PICTURES, _PHOTOGRAPHS),
+        deviations=(*_CAFE, _PHOTOGRAPHS),
     ),
     declared(
         "cafe.table4",
@@ -216,42 +233,56 @@ STUDIES: tuple[Study, ...] = (
             protocol=(HORIZONTAL,),
             dataset=("CIFAR-10", "Linnaeus"),
             batch_ratio=(0.1, 0.05, 0.02, 0.01),
+            attack=(OURS,),
         )
-        + grid(protocol=(VERTICAL,), dataset=("CIFAR-10",), batch_ratio=(0.1, 0.05, 0.02, 0.01)),
+        + grid(
+            protocol=(VERTICAL,),
+            dataset=("CIFAR-10",),
+            batch_ratio=(0.1, 0.05, 0.02, 0.01),
+            attack=BOTH,
+        ),
         measure=cafe_attacks.by_ratio,
-        reads=cafe_attacks.reads,
-        block=BLOCK,
+        reads=reads,
+        block=MANY,
+        reading={"attack": OURS},
         seconds=_pool,
-        deviations=(*_CAFE, _PICTURES, _PHOTOGRAPHS),
+        deviations=(
+            _NET,
+            _ALGEBRA,
+            "The verdict is that of linear algebra, which always takes twice as many messages as "
+            f"there are pictures. {PUBLISHED.capitalize()}, the attack has only a vertical pool of "
+            f"{SPARSE}, beside it.",
+            *_MATCHED[1:],
+            _PICTURES,
+            _PHOTOGRAPHS,
+        ),
     ),
     declared(
         "cafe.fig3",
-        cells=grid(epoch=(50, 100, 200, 300, 450, 600)),
+        cells=grid(epoch=(50, 100, 200, 300, 450, 600), attack=BOTH),
         measure=cafe_attacks.by_epoch,
-        reads=lambda _: cafe_attacks.reads({"dataset": "Linnaeus"}),
-        block=BLOCK,
+        reads=lambda _: reads({"dataset": "Linnaeus"}),
+        block=MANY,
+        reading={"attack": PUBLISHED},
         seconds=_epoch,
         deviations=(
-            _NET,
-            _OWN,
-            _SHOTS,
-            _PICTURES,
+            *_CAFE,
             _PHOTOGRAPHS,
-            "An epoch is an evaluation of every picture.",
+            f"An epoch is a step on every picture, of which there are {LONG} here.",
         ),
     ),
     declared(
         "cafe.fig4",
-        cells=grid(protocol=(HORIZONTAL, VERTICAL), dataset=DATASETS),
+        cells=grid(protocol=(HORIZONTAL, VERTICAL), dataset=DATASETS, attack=BOTH),
         measure=cafe_attacks.ended,
-        reads=cafe_attacks.reads,
-        block=BLOCK,
+        reads=reads,
+        block=MANY,
+        reading={"attack": PUBLISHED},
         seconds=_at_forty,
         deviations=(
             *_CAFE,
-            _PICTURES,
             _PHOTOGRAPHS,
-            "The loss is the distance of the inputs, which is what is minimised.",
+            f"The loss is what the attack minimises: {OURS}, the distance of the inputs.",
         ),
     ),
     declared(
@@ -260,7 +291,7 @@ STUDIES: tuple[Study, ...] = (
         + grid(inner_steps=(10,), rate=(1e-3, 3e-3, 3e-2), attack=ATTACKS[:1])
         + grid(inner_steps=(10,), rate=RATES, attack=ATTACKS[1:]),
         measure=cafe_learning.learning,
-        reads=lambda _: cafe_attacks.reads({"dataset": "Linnaeus"}),
+        reads=lambda _: reads({"dataset": "Linnaeus"}),
         block=BLOCK,
         reading={"rate": 1e-2, "attack": ATTACKS[0]},
         seconds=_learning,
@@ -269,10 +300,10 @@ STUDIES: tuple[Study, ...] = (
             _PICTURES,
             _PHOTOGRAPHS,
             f"The attack runs for {ROUNDS} rounds instead of 1000, on one worker with {ITEMS} "
-            f"pictures in batches of {EACH}; it matches the gradients alone.",
+            f"pictures in batches of {EACH}, whose labels it is given; it matches the gradients "
+            "alone, and has no inner steps where it solves all rounds at once.",
             "The rate of the model is not published: at 1e-2, which stands for the figure, the "
             "training loss about halves; others are measured beside.",
-            "The moments of the descent begin anew in every epoch.",
         ),
     ),
     declared(
@@ -284,8 +315,8 @@ STUDIES: tuple[Study, ...] = (
         seconds=_loss,
         deviations=(
             _NET,
-            *_TOGETHER,
-            _TEN,
+            *_MATCHED,
+            _PICTURES,
             "The pictures are CIFAR-10's, horizontal: the paper names neither.",
         ),
     ),
@@ -299,9 +330,9 @@ STUDIES: tuple[Study, ...] = (
         paper=FORTY,
         deviations=(
             _NET,
-            _SHOTS,
-            _EPOCHS,
+            _ALGEBRA,
             f"All pictures' inputs are recovered, and {MANY} of each run are fitted and judged.",
+            _PICTURES,
             "The pictures are CIFAR-10's, in batches of 40: the paper names neither. Where the set "
             "has fewer, mirrored and turned ones follow.",
         ),
@@ -315,7 +346,10 @@ STUDIES: tuple[Study, ...] = (
         seconds=_inputs,
         deviations=(
             _NET,
-            "Many updates are twice as many as there are pictures, in batches of known indices.",
+            "Of one gradient every row is divided by its bias, and the quotient nearest to a "
+            "picture's inputs is judged: which it is, the attacker is granted.",
+            "Many updates are twice as many as there are pictures, and four epochs more, in "
+            "batches of known indices that are drawn anew.",
         ),
     ),
 )

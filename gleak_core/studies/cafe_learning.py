@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gleak_core import cafe, clients, samplers, solvers, starts
-from gleak_core.aligned import SOLVED, Behind, together
+from gleak_core import cafe, clients, samplers, solvers
+from gleak_core.aligned import SOLVED, Behind, follow
 from gleak_core.data import Batch
 from gleak_core.errors import GleakError
 from gleak_core.models import Network
 from gleak_core.observation import Observation, Round
-from gleak_core.studies.cafe_attacks import BLOCK, EPOCHS, HORIZONTAL, RATE, Pool, decibel, drawn
+from gleak_core.studies.cafe_attacks import BLOCK
+from gleak_core.studies.cafe_pools import EPOCHS, HORIZONTAL, RATE, Pool, decibel, drawn
 from gleak_core.studies.study import Cell, Row
 from gleak_core.studies.trials import groups
 
@@ -79,10 +80,8 @@ def _rounds(net: Network, own: Batch, picks: Tensor, rate: float) -> Iterator[Ob
 
 def _warm(net: Network, own: Batch, picks: Tensor, rate: float, inner: int, number: int) -> Tensor:
     """Match every round as it comes, from the pictures that the rounds before have left."""
-    images = starts.make("uniform", (ITEMS, 1, *own.images.shape[1:]), seed=number)
-    for seen in _rounds(net, own, picks, rate):
-        images = together(seen, own.labels, epochs=1, inner=inner, start=images, rate=RATE).images
-    return images[:, 0].cpu()
+    stream = _rounds(net, own, picks, rate)
+    return follow(stream, own.labels, inner=inner, rate=RATE, seed=number).cpu()
 
 
 def _solved(
