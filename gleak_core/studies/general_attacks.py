@@ -33,6 +33,8 @@ __all__ = [
     "CLASSES",
     "EIGHT",
     "EVALUATIONS",
+    "GRANTED",
+    "INFERRED",
     "LARGE",
     "LOCAL_RATE",
     "METHODS",
@@ -56,7 +58,7 @@ __all__ = [
     "wrong",
 ]
 
-BLOCK = 10  # trials that share a network and are attacked side by side
+BLOCK = 5  # trials that share a network and are attacked side by side
 BATCH, EIGHT, CIFAR_BATCH = 16, 8, 4
 LARGE = 224
 WIDE = 48  # channels for a batch of 16: for twelve, four times the steps are too few (dlg.c3)
@@ -65,11 +67,14 @@ EVALUATIONS = {"CIFAR-10": 1200, "ImageNet": 600}
 HISTORY = {"CIFAR-10": 100, "ImageNet": 20}
 RATE = 0.5  # of L-BFGS, as printed for CIFAR-10
 TV = 0.5  # as printed for CIFAR-10, of the mean
-TV_OF_ANGLE = 0.5  # beside angles, which are of another size
+TV_OF_ANGLE = {"average update": 0.5, "simulated steps": 0.05}
+"""Beside angles: the better of two weights, on a batch of chapter 3."""
 LOCAL_RATE = 0.1  # of a client, as stated
 ADAM = 0.1  # the rate of GradInversion, as printed
+SIZE = 1e-6  # the weight of its ℓ2 term, as printed
 
 AVERAGE, SIMULATED = "average update", "simulated steps"
+INFERRED, GRANTED = "inferred", "granted"
 METHODS = ("GradInversion", "General leakage")
 STARTS = {
     "U(0,1)": "uniform",
@@ -180,9 +185,14 @@ def general(
 
 
 def rival(seen: Observation, seeds: Sequence[int], dataset: str) -> Reconstruction:
-    """Run GradInversion with one start for a batch and as many evaluations."""
+    """Run GradInversion with one start for a batch, as many evaluations and the same prior."""
     return attacks.grad_inversion(
-        seen, start=begun(seen, seeds), rate=ADAM, steps=EVALUATIONS[dataset], every=0
+        seen,
+        start=begun(seen, seeds),
+        penalties={"tv_mean": TV, "l2": SIZE},
+        rate=ADAM,
+        steps=EVALUATIONS[dataset],
+        every=0,
     )
 
 
@@ -201,17 +211,17 @@ def restored(
     device: str,
     *,
     updates: int = 1,
-    wrong: int = 0,
+    wrong: int | None = None,
 ) -> tuple[list[Batch], Reconstruction]:
     """Return the private batches, and what a method makes of them from U(0, 1).
 
-    With `wrong` labels the attacker is given the true ones but for so many.
+    Labels are inferred, unless `wrong` says how many are: then the others are given.
     """
     own, seen = victims.share(number, seeds, device, updates=updates)
     if method == "GradInversion":
         return own, rival(seen, seeds, victims.dataset)
     labels: dict[str, Any] = {}
-    if wrong:
+    if wrong is not None:
         given = [mislabelled(b, wrong, seed) for b, seed in zip(own, seeds, strict=True)]
         labels = {"labels": torch.stack(given).to(device)}
     return own, general(seen, seeds, victims.dataset, **labels)
@@ -220,7 +230,8 @@ def restored(
 def mislabelled(batch: Batch, wrong: int, seed: int) -> Tensor:
     """Return the labels of a batch (B,), the first `wrong` of them replaced by absent classes."""
     absent = [k for k in shuffled(len(batch.classes), seed) if int(k) not in batch.labels.tolist()]
-    return torch.cat([torch.tensor([int(k) for k in absent[:wrong]]), batch.labels[wrong:]])
+    given = torch.tensor([int(k) for k in absent[:wrong]], dtype=batch.labels.dtype)
+    return torch.cat([given, batch.labels[wrong:]])
 
 
 # --- the judge's side ---------------------------------------------------------------------------
@@ -367,26 +378,32 @@ def several(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
 def from_weights(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Batches of eight out of the weights after local epochs of one step each."""
     victims = Victims("CIFAR-10", (1,) * EIGHT)
+    surrogate, epochs = str(cell["surrogate"]), int(cell["epochs"])
+    weigh = {"tv_mean": TV_OF_ANGLE[surrogate]}
     for number, some in groups(seeds, BLOCK):
         own = victims.batches(some)
         net = victims.network(number, own, device)
-        how: dict[str, Any] = {"epochs": int(cell["epochs"]), "rate": float(cell["rate"])}
+        how: dict[str, Any] = {"epochs": epochs, "rate": float(cell["rate"])}
         seen = side_by_side([clients.fedavg(net, batch.to(device), **how) for batch in own])
-        if cell["surrogate"] == AVERAGE:
-            found = general(seen, some, "CIFAR-10", penalties={"tv_mean": TV_OF_ANGLE})
+        granted = torch.stack([batch.labels for batch in own]).to(device)
+        labels: dict[str, Any] = {"labels": granted} if cell["labels"] == GRANTED else {}
+        if surrogate == AVERAGE:
+            found = general(seen, some, "CIFAR-10", penalties=weigh, **labels)
         else:
             found = redo_training(
                 seen,
                 start=begun(seen, some),
-                weigh={"tv_mean": TV_OF_ANGLE},
+                weigh=weigh,
                 steps=EVALUATIONS["CIFAR-10"],
                 rate=RATE,
                 history=HISTORY["CIFAR-10"],
+                **labels,
             )
         true = side_by_side([clients.fedsgd(net, batch.to(device)) for batch in own])
         alike = (1 - cosine(seen.gradient(), true.gradient())).tolist()
-        rows = measures(found, own, "psnr", "ssim", "accuracy")
-        yield from (row | {"cosine": a} for row, a in zip(rows, alike, strict=True))
+        each = epochs if surrogate == SIMULATED else 1  # every local step is redone
+        for row, angle in zip(measures(found, own, "psnr", "ssim", "accuracy"), alike, strict=True):
+            yield {**row, "cosine": angle, "evaluations": each * row["evaluations"]}
 
 
 def at_equal_cost(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:

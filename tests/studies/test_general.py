@@ -141,6 +141,9 @@ def test_an_attack_is_given_wrong_labels_only_where_asked(made_up) -> None:
     assert told.labels is not None
     for t, batch in enumerate(own):
         assert (told.labels[t] != batch.labels).tolist() == [True] * 3 + [False] * 13
+    own, right = general_attacks.restored(victims, METHODS[1], 0, (0, 1), "cpu", wrong=0)
+    assert right.labels is not None
+    assert torch.equal(right.labels, torch.stack([batch.labels for batch in own]))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -310,7 +313,8 @@ def test_several_updates_cost_as_much_as_they_are_given(
 
 def test_after_one_local_step_the_average_update_is_the_gradient(made_up) -> None:
     def alike(epochs: int, rate: float) -> list[float]:
-        cell = {"epochs": epochs, "rate": rate, "surrogate": general_attacks.AVERAGE}
+        how = {"surrogate": general_attacks.AVERAGE, "labels": general_attacks.INFERRED}
+        cell = {"epochs": epochs, "rate": rate, **how}
         return [row["cosine"] for row in general_attacks.from_weights(cell, [0, 1], "cpu")]
 
     assert alike(1, 0.1) == pytest.approx([1, 1], abs=1e-4)
