@@ -371,7 +371,7 @@ def test_a_chapter_without_exercises_has_nothing_to_check() -> None:
 
 @pytest.mark.parametrize("name", sorted(notebooks.find()))
 def test_the_exercises_of_a_chapter_are_solved_in_it(name: str) -> None:
-    """Each by itself after the cells for setting up, as `check` runs them, without its kernel."""
+    """After the cells for setting up alone, as `check` runs them, without its kernel."""
     chapter = notebooks.read(notebooks.find()[name])
     found, names = coursework.exercises(chapter), dict[str, Any]()
     for cell in notebooks.code_cells(chapter):
@@ -379,7 +379,7 @@ def test_the_exercises_of_a_chapter_are_solved_in_it(name: str) -> None:
             exec(cell["source"], names)
     assert len(found) >= 3
     for one in found:
-        exec(f"{one.solution}\n\n{one.check}", dict(names))
+        exec(f"{one.solution}\n\n{one.check}", names)  # a later one may need an earlier one
 
 
 @pytest.mark.slow
