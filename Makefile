@@ -48,7 +48,7 @@ book: $(STAMP)   ## execute what is stale, build the book, say where it is
 	@$(BIN)/gleak book --profile $(PROFILE) --jobs $(JOBS) --device $(DEVICE)
 
 test: $(STAMP)   ## every test: library, notebooks, the built book in a browser
-	$(PYTEST) -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) -n $(JOBS) --dist loadscope --no-loadscope-reorder
 
 lint: $(STAMP)   ## ruff (style and format), pyright (types)
 	$(BIN)/ruff check .

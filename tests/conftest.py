@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +16,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what one worker of xdist does: a file, the folder that shares a book, or a chapter."""
-    tests = Path(__file__).parent
-    for item in items:
-        if tests not in item.path.parents:
-            continue
-        place = item.path.relative_to(tests)
-        group = place.parts[0] if place.parts[0] == "book" else place.as_posix()
-        if item.get_closest_marker("alone"):
-            group = item.nodeid
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Say what one worker does in one go: a file, the folder that shares a book, or a chapter.
+
+    Groups by marks would do, but xdist 3.8 loses them in pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Shares(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if file.startswith("tests/book/"):
+                return "tests/book"
+            return nodeid if "test_a_chapter_still_says" in nodeid else file
+
+    return Shares(config, log)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from gleak_core.publish import execute, gate, notebooks
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_still_says_what_it_said(path: Path, tmp_path: Path) -> None:
