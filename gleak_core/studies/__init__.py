@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gleak_core.errors import choose
-from gleak_core.studies import cafe, cpl, dlg, general, general_images, general_labels, matrix
+from gleak_core.studies import (
+    cafe,
+    cpl,
+    dlg,
+    general,
+    general_images,
+    general_labels,
+    general_rivals,
+    matrix,
+)
 from gleak_core.studies.cost import GPU
 from gleak_core.studies.study import PROFILES, Cell, Row, Study, grid
 
@@ -31,7 +40,7 @@ __all__ = [
 
 STUDIES: Mapping[str, Study] = {
     study.id: study
-    for room in (dlg, cpl, general, general_images, general_labels, cafe, matrix)
+    for room in (dlg, cpl, general, general_images, general_labels, general_rivals, cafe, matrix)
     for study in room.STUDIES
 }
 """Every study by its id, in the order of the chapters."""

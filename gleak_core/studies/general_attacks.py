@@ -169,11 +169,16 @@ def abreast(seen: Sequence[Observation]) -> Observation:
 
 
 def general(
-    seen: Observation, seeds: Sequence[int], dataset: str, *, start: str = "uniform", **more: Any
+    seen: Observation,
+    seeds: Sequence[int],
+    dataset: str,
+    *,
+    start: str | Tensor = "uniform",
+    **more: Any,
 ) -> Reconstruction:
     """Run the paper's attack as it is printed for CIFAR-10, its trials side by side."""
     options = {
-        "start": begun(seen, seeds, start),
+        "start": begun(seen, seeds, start) if isinstance(start, str) else start,
         "penalties": {"tv_mean": TV},
         "solver": "plain_lbfgs",
         "rate": RATE,

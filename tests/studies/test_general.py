@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from gleak_core import attacks, clients, data, metrics, models, starts
 from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
-from gleak_core.studies import general_attacks, general_labels
+from gleak_core.studies import general_attacks, general_labels, general_rivals
 from gleak_core.studies.general_attacks import BATCH, CLASSES, EACH, METHODS, TARGETS, Victims
 from gleak_core.studies.general_images import STUDIES
 from gleak_core.studies.study import Study
@@ -58,6 +58,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(general_attacks, "EVALUATIONS", few)
     for name, value in {"FIRST": FEW, "EPOCHS": 1, "TEST": 10, "SMALL": 4}.items():
         monkeypatch.setattr(general_labels, name, value)
+    monkeypatch.setattr(general_rivals, "_STEPS", FEW)
     monkeypatch.setattr(data, "load", lambda name: SimpleNamespace(labels=range(80)))
     remembered = general_attacks.restored, general_labels._trained
     with forgotten(*remembered):
@@ -328,3 +329,83 @@ def test_every_study_measures_what_it_names(study: Study, made_up) -> None:
         "cosine": (-1, 1.001),
     }  # fmt: skip
     measures_what_it_names(study, limits)
+
+
+# --- the rivals, term by term -----------------------------------------------------------------
+
+
+def rival(attack: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Reconstruction, dict[str, Any]]:
+    """Return what an attack makes of two batches, and how it was called."""
+    told: dict[str, Any] = {}
+    for name in ("general", "grad_inversion", "inverting_gradients"):
+        called = getattr(attacks, name)
+
+        def spy(seen: Observation, _called=called, **options: Any) -> Reconstruction:
+            told.update(options)
+            return _called(seen, **options)
+
+        monkeypatch.setattr(attacks, name, spy)
+    own = Victims("CIFAR-10", (1,) * 4).batches([0, 1])
+    normed = "BatchNorm" in attack
+    net = general_rivals.normed(0, 10) if normed else models.lenet(10, width=4)
+    seen = general_attacks.side_by_side([clients.fedsgd(net, batch) for batch in own])
+    tries = 4 if "four" in attack else 1
+    return general_rivals._attacked(attack, seen, [0, 1], tries), told
+
+
+@pytest.mark.parametrize(
+    ("attack", "terms"),
+    [
+        ("GradInversion, one start", {"tv_mean", "l2"}),
+        ("GradInversion, four starts", {"tv_mean", "l2"}),
+        ("GradInversion, a group of four", {"tv_mean", "l2", "group"}),
+        ("GradInversion, BatchNorm term", {"tv_mean", "l2", "batch_norm"}),
+    ],
+)
+def test_a_rival_has_the_terms_of_its_name(
+    attack: str, terms: set[str], made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, told = rival(attack, monkeypatch)
+    assert set(told["penalties"]) == terms and told["steps"] == FEW
+    assert found.trials == (8 if "four" in attack else 2)
+
+
+def test_the_first_start_of_a_batch_is_that_of_every_attack(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("Inverting Gradients", "GradInversion, four starts", "General leakage, four starts")
+    alone, four, ours = (rival(name, monkeypatch)[1]["start"] for name in names)
+    assert torch.equal(four[::4], alone) and torch.equal(ours, four)
+    assert len({float(one.sum()) for one in four}) == 8  # and the others are others
+
+
+def test_a_group_pulls_its_starts_together(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spread(attack: str) -> float:
+        images = rival(attack, monkeypatch)[0].images.unflatten(0, (2, 4))
+        return float(images.var(1).mean())
+
+    monkeypatch.setattr(general_rivals, "CONSENSUS", 10.0)
+    monkeypatch.setattr(general_rivals, "_STEPS", 10)
+    free, pulled = spread("GradInversion, four starts"), spread("GradInversion, a group of four")
+    assert pulled < 0.9 * free
+
+
+def test_four_starts_cost_four_times_as_much(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(attack: str) -> list[Any]:
+        cell = {"network": "LeNet", "attack": attack}
+        return [row["evaluations"] for row in general_rivals.measured(cell, [0, 1], "cpu")]
+
+    once, often = cost("GradInversion, one start"), cost("GradInversion, four starts")
+    assert often == [4 * one for one in once]
+
+
+def test_the_statistics_are_those_of_pictures_and_are_handed_out(made_up) -> None:
+    net = general_rivals.normed(3, 10)
+    same = general_rivals.normed(3, 10)
+    held = dict(net.named_buffers())
+    for name, value in same.named_buffers():
+        assert torch.equal(value, held[name])
+    images = sample("cifar10", general_rivals.SEEN_BEFORE, seed=2**20 + 3).images
+    first = net.get_submodule("0")(images)
+    torch.testing.assert_close(held["1.running_mean"], first.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert not net.training
