@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from gleak_core.errors import GleakError
-from gleak_core.observation import Observation, Round
+from gleak_core.observation import Given, Observation, Round
 
 __all__ = [
     "Items",
     "Ledger",
     "System",
+    "apart",
     "first_layers",
     "inputs_of",
     "items",
@@ -36,6 +37,7 @@ _DENSE = 1024  # items up to which the equations are solved directly
 _EXACT = 1e-6  # of a random vector that A maps and the solution must give back
 _STEPS = 8  # of conjugate gradients, at most and for each item
 _LARGEST = 4096  # items whose rank is found by an SVD
+_NUMBERS = 2**26  # of all messages that are solved at a time
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,30 @@ def items(seen: Observation) -> Items:
     ledger.solve()
     ledger.add(seen)
     return ledger.items()
+
+
+def apart(seen: Observation) -> Observation:
+    """Return what every item would have sent alone: one message with a trial for each item.
+
+    All parameters' gradients are solved, not the biases' alone. Then batches are no more, and any
+    attack on a single picture has as many of them as there are items.
+    """
+    indices, _ = seen.need("batch_indices", "weights", by=_BY)
+    if seen.trials != 1:
+        raise ValueError(f"{_BY} takes one protocol at a time: pass seen.select([0])")
+    _unmoved(seen, seen)
+    members, shapes = (
+        indices.cpu().long(),
+        {n: u.shape[1:] for n, u in seen.rounds[0].update.items()},
+    )
+    means = torch.stack([torch.cat([_of(e, n).flatten() for n in shapes]) for e in seen.rounds])
+    some = max(1, _NUMBERS // len(members))
+    found = torch.cat([solve(members, part) for part in means.split(some, 1)], 1)  # (N, n)
+    each = found.split([shape.numel() for shape in shapes.values()], 1)
+    update = {n: one.view(-1, *shapes[n]) for n, one in zip(shapes, each, strict=True)}
+    weights = {name: w.double() for name, w in seen.weights(by=_BY).items()}
+    kept = {n: getattr(seen.given, n) for n in ("weights", "image_shape")}
+    return replace(seen, rounds=(Round(update, weights),), given=Given(**kept, batch_size=1))
 
 
 def first_layers(seen: Observation) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from support import random_batch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gleak_core import cafe, clients, models, samplers
+from gleak_core import attacks, cafe, clients, metrics, models, samplers
 from gleak_core.data import Batch
 from gleak_core.errors import GleakError
 from gleak_core.observation import MissingCapability, Observation
@@ -354,3 +354,52 @@ def test_the_surer_estimate_counts_for_more(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(cafe, "_unmixed", alike)
     assert trusted < off() / 2
+
+
+# --- every parameter's gradient ------------------------------------------------------------------
+
+
+def test_every_item_s_own_message_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, seen = protocol(9, 3, 30, seed=2)
+    alone = clients.fedsgd(small(seed=2), own, each=True)
+    for numbers in (cafe._NUMBERS, 30):  # all at once, or parameter by parameter
+        monkeypatch.setattr(cafe, "_NUMBERS", numbers)
+        found = cafe.apart(seen)
+        assert (found.trials, len(found.rounds), found.given.batch_size) == (9, 1, 1)
+        for name, update in alone.rounds[0].update.items():
+            torch.testing.assert_close(found.rounds[0].update[name], update, rtol=1e-9, atol=1e-11)
+
+
+def test_what_was_granted_of_the_batches_is_not_passed_on() -> None:
+    own = pool(4)
+    everything = (*clients.HONEST, "batch_indices", "oracle_labels", "oracle_inputs")
+    picks = samplers.independent(4, 2, 12)
+    seen = clients.horizontal(small(), [own], picks=picks[:, None], give=everything)
+    assert set(cafe.apart(seen).given) == {"weights", "image_shape", "batch_size"}
+
+
+def test_the_recursion_opens_a_whole_pool() -> None:
+    own = pool(20, 4)
+    net = models.lenet(CLASSES, size=SIZE, seed=4)  # in float32, as messages are
+    own = replace(own, images=own.images.float())
+    picks = samplers.independent(20, 4, 40, seed=4)
+    seen = clients.horizontal(net, [own], picks=picks[:, None])
+    found = attacks.analytic(cafe.apart(seen))
+    assert found.labels is not None and torch.equal(found.labels[:, 0], own.labels)
+    assert metrics.psnr(found.images[:, 0].float(), own.images).min() > 60
+
+
+@pytest.mark.parametrize("rounds", [8, 40])
+def test_batches_that_stay_the_same_hold_together(rounds: int) -> None:
+    own = pool(8)
+    picks = samplers.fixed(8, 2, rounds)
+    seen = clients.horizontal(small(), [own], picks=picks[:, None])
+    with pytest.raises(GleakError, match=f"{rounds} rounds do not determine 8 items"):
+        cafe.apart(seen)
+
+
+def test_messages_of_a_model_that_moves_are_not_solved() -> None:
+    own, picks = pool(4), samplers.independent(4, 2, 12)
+    seen = clients.horizontal(small(), [own], picks=picks[:, None], rate=0.1)
+    with pytest.raises(GleakError, match="the model moved before round 1"):
+        cafe.apart(seen)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gleak_core.errors import choose
 from gleak_core.studies import (
     cafe,
+    cafe_thousands,
     cpl,
     dlg,
     general,
@@ -40,7 +41,17 @@ __all__ = [
 
 STUDIES: Mapping[str, Study] = {
     study.id: study
-    for room in (dlg, cpl, general, general_images, general_labels, general_rivals, cafe, matrix)
+    for room in (
+        dlg,
+        cpl,
+        general,
+        general_images,
+        general_labels,
+        general_rivals,
+        cafe,
+        cafe_thousands,
+        matrix,
+    )
     for study in room.STUDIES
 }
 """Every study by its id, in the order of the chapters."""

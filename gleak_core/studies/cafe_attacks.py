@@ -21,6 +21,7 @@ __all__ = [
     "BATCH",
     "BATCHES",
     "BLOCK",
+    "CLEAR",
     "LONG",
     "LOSSES",
     "MANY",

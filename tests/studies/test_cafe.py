@@ -15,7 +15,7 @@ from gleak_core import cafe, data, samplers
 from gleak_core.aligned import follow, together
 from gleak_core.data import Batch
 from gleak_core.studies import cafe as grids
-from gleak_core.studies import cafe_attacks, cafe_learning, cafe_pools
+from gleak_core.studies import cafe_attacks, cafe_learning, cafe_pools, cafe_thousands
 from gleak_core.studies.cafe_attacks import LOSSES, OURS, PUBLISHED, VARIANTS
 from gleak_core.studies.cafe_pools import HORIZONTAL, VERTICAL, Loss, Pool
 from gleak_core.studies.study import Cell, Study
@@ -44,9 +44,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small pictures and networks, for whatever a cell names."""
     pools = {"SIDE": SIDE, "NET": NET, "EPOCHS": 60, "JOINT": 10, "SINGLE": 20, "KNOWN": 5}
     studies = {"BATCH": 8, "SPARSE": 20, "LONG": 20, "WHOLE": {HORIZONTAL: 20, VERTICAL: 20}}
+    whole = {"SIDE": SIDE, "BATCH": 8, "STEPS": 60, "AT_ONCE": 7}
     learning = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "EPOCHS": 60, "_LAST": 6}
     for module, constants in (
         (cafe_pools, pools), (cafe_attacks, studies), (cafe_learning, learning),
+        (cafe_thousands, whole),
     ):  # fmt: skip
         for name, value in constants.items():
             monkeypatch.setattr(module, name, value)
@@ -258,3 +260,47 @@ def test_every_study_measures_what_it_names(
         monkeypatch.setattr(module, "EPOCHS", 4)
     limits = {"psnr": (-20, math.inf), "success_rate": (0, 1), "ssim": (-1, 1)}
     measures_what_it_names(shrunk(study), limits)
+
+
+# --- whole pools --------------------------------------------------------------------------------
+
+
+def test_the_recursion_leaks_every_picture_of_a_pool(small: None) -> None:
+    cell = {"attack": cafe_thousands.RECURSION, "pictures": 40}
+    found = rows(cafe_thousands.whole, 21, **cell)
+    assert min(row["psnr"] for row in found) >= min(row["lowest"] for row in found) > 50
+    assert {row["status"] for row in found} == {"solved"}
+    first, second = found[:20], found[20:]  # two pools, each with a cost of its own
+    for name in ("lowest", "minutes", "memory"):
+        assert len({row[name] for row in first}) == 1, name
+    assert first[0]["minutes"] != second[0]["minutes"]
+
+
+def test_a_trial_is_one_picture_of_its_pool(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made_up(pool: Pool, own: Batch, device: str) -> torch.Tensor:
+        off = 10.0 ** -torch.arange(len(own))  # each picture is 20 dB better than the last
+        return own.images + off[:, None, None, None]
+
+    monkeypatch.setattr(cafe_thousands, "_fitted", made_up)
+    monkeypatch.setattr(cafe_thousands, "decibel", lambda a, b: 20 * torch.arange(len(b)))
+    cell = {"attack": cafe_thousands.INPUTS, "pictures": 40}
+    found = rows(cafe_thousands.whole, 20, **cell)
+    assert [row["psnr"] for row in found] == [40 * k for k in range(20)]
+    assert {row["lowest"] for row in found} == {0}
+    assert [row["status"] for row in found][:2] == ["failed", "solved"]
+
+
+def test_fits_come_in_parts_and_in_order(small: None) -> None:
+    pool = Pool(VERTICAL, "CIFAR-10", 16, 8, 1)
+    [own] = pool.own(1)
+    found = cafe_thousands._fitted(pool, own, "cpu")
+    apart = torch.cdist(found.flatten(1).cpu(), own.images.flatten(1))
+    assert apart.argmin(1).tolist() == list(range(16))
+
+
+def test_a_peak_is_of_what_was_held_since_it_was_forgotten() -> None:
+    torch.zeros(2**28).add_(1)  # a GB, given back at once
+    cafe_thousands.forget_peak()
+    before = cafe_thousands.peak()
+    held = torch.zeros(2**27).add_(1)
+    assert cafe_thousands.peak() - before > 0.4 and held.numel()
