@@ -50,15 +50,8 @@ class Visit:
 
 
 @contextmanager
-def visit(
-    browser: Browser,
-    address: Path | str,
-    *,
-    size: dict[str, int] = DESK,
-    scheme: Any = "light",
-    lands: str = "**",
-) -> Iterator[Visit]:
-    """Open a page from its file, and note every request to the network and every error."""
+def tab(browser: Browser, *, size: dict[str, int] = DESK, scheme: Any = "light") -> Iterator[Visit]:
+    """Open an empty tab that notes every request to the network and every error."""
     context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
     page = context.new_page()
     seen = Visit(page)
@@ -76,12 +69,33 @@ def visit(
     page.on("pageerror", lambda error: seen.troubles.append(f"error: {error}"))
     page.on("requestfailed", lambda made: seen.troubles.append(f"could not load {made.url}"))
     try:
-        page.goto(address.resolve().as_uri() if isinstance(address, Path) else address)
-        page.wait_for_url(lands)  # a page that leads on must have done so before it is asked
-        page.evaluate("() => window.MathJax?.startup?.promise")
         yield seen
     finally:
         context.close()
+
+
+def load(seen: Visit, address: Path | str, *, lands: str = "**") -> None:
+    """Open a page from its file, and wait until it and its maths are there."""
+    seen.page.goto(address.resolve().as_uri() if isinstance(address, Path) else address)
+    seen.page.wait_for_url(lands)  # a page that leads on must have done so before it is asked
+    seen.page.evaluate("() => window.MathJax?.startup?.promise")
+
+
+def leave(seen: Visit) -> None:
+    """Make an open tab as good as new: no page, no trouble, nothing stored."""
+    seen.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+    seen.page.goto("about:blank")
+    seen.troubles.clear()
+
+
+@contextmanager
+def visit(
+    browser: Browser, address: Path | str, *, lands: str = "**", **how: Any
+) -> Iterator[Visit]:
+    """Open a page in a tab of its own; `how` are the tab's size and scheme."""
+    with tab(browser, **how) as seen:
+        load(seen, address, lands=lands)
+        yield seen
 
 
 def unrendered_maths(page: Page) -> list[str]:
@@ -119,23 +133,25 @@ def sideways(page: Page) -> list[str]:
 
 _CONTRAST = """() => {
   const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const colour = css => {
+  const once = (work, known = new Map()) => key => {
+    if (!known.has(key)) known.set(key, work(key));
+    return known.get(key);
+  };
+  const colour = once(css => {
     context.clearRect(0, 0, 1, 1); context.fillStyle = css; context.fillRect(0, 0, 1, 1);
     const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
     return [r, g, b, a / 255];
-  };
+  });
   const over = ([r, g, b, a], [R, G, B]) => [r*a + R*(1-a), g*a + G*(1-a), b*a + B*(1-a), 1];
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
     .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = element => {
-    const layers = [];
-    for (let e = element; e; e = e.parentElement) {
-      if (getComputedStyle(e).backgroundImage !== 'none') return null;
-      layers.push(colour(getComputedStyle(e).backgroundColor));
-    }
-    return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255, 1]);
-  };
+  const ground = once(e => {
+    if (!e) return [255, 255, 255, 1];
+    const [style, below] = [getComputedStyle(e), ground(e.parentElement)];
+    return below && style.backgroundImage === 'none' ? over(colour(style.backgroundColor), below)
+      : null;
+  });
   const found = [];
   for (const e of document.querySelectorAll('article *, .bd-sidebar *, .bd-toc *')) {
     const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());

@@ -1,6 +1,9 @@
 """The book, opened from `file://` as a reader without a network does."""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
@@ -27,6 +30,28 @@ def names() -> list[str]:
 
 PAGES = [f"{name}.html" for name in names()]
 
+Turn = Callable[..., AbstractContextManager[looking.Visit]]
+
+
+@pytest.fixture(scope="module")
+def turn(html: Path, browser: Browser) -> Iterator[Turn]:
+    """Turn to a page of the book, in one tab for each look: a new one takes longer than a page."""
+    with ExitStack() as stack:
+        tabs: dict[str, looking.Visit] = {}
+
+        @contextmanager
+        def to(name: str, **how: Any) -> Iterator[looking.Visit]:
+            look = repr(how)
+            if look not in tabs:
+                tabs[look] = stack.enter_context(looking.tab(browser, **how))
+            try:
+                looking.load(tabs[look], html / name)
+                yield tabs[look]
+            finally:
+                looking.leave(tabs[look])
+
+        yield to
+
 
 def test_the_entry_page_leads_to_the_book(html: Path, browser: Browser) -> None:
     with looking.visit(browser, html / "index.html", lands="**/book/index.html") as seen:
@@ -41,8 +66,8 @@ def test_every_chapter_has_a_page(html: Path) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_page_is_whole_and_legible(html: Path, browser: Browser, name: str, scheme: str) -> None:
-    with looking.visit(browser, html / name, scheme=scheme) as seen:
+def test_a_page_is_whole_and_legible(turn: Turn, name: str, scheme: str) -> None:
+    with turn(name, scheme=scheme) as seen:
         assert seen.page.locator("html").get_attribute("data-theme") == scheme
         assert looking.unrendered_maths(seen.page) == []
         assert looking.unnamed_images(seen.page) == []
@@ -52,15 +77,15 @@ def test_a_page_is_whole_and_legible(html: Path, browser: Browser, name: str, sc
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_a_phone(html: Path, browser: Browser, name: str) -> None:
-    with looking.visit(browser, html / name, size=looking.PHONE) as seen:
+def test_a_page_fits_a_phone(turn: Turn, name: str) -> None:
+    with turn(name, size=looking.PHONE) as seen:
         assert looking.sideways(seen.page) == []
         assert seen.troubles == []
 
 
 @pytest.mark.parametrize("name", PAGES[:1] + [name for name in PAGES if "chapters/" in name])
-def test_the_keyboard_is_enough(html: Path, browser: Browser, name: str) -> None:
-    with looking.visit(browser, html / name) as seen:
+def test_the_keyboard_is_enough(turn: Turn, name: str) -> None:
+    with turn(name) as seen:
         assert looking.keyboard(seen.page) == []
 
 
@@ -75,8 +100,8 @@ def test_search_finds_pages_and_leads_there(html: Path, browser: Browser) -> Non
         assert looking.search_results(seen.page) == []
 
 
-def test_there_is_maths_to_render(html: Path, browser: Browser) -> None:
-    with looking.visit(browser, html / "book" / "notation.html") as seen:
+def test_there_is_maths_to_render(turn: Turn) -> None:
+    with turn("book/notation.html") as seen:
         assert seen.page.locator("mjx-container").count() > 10
 
 

@@ -122,6 +122,34 @@ def checked(student: Any, chapter: Any = None, **options: Any) -> list[tuple[str
     return [(o.state, o.message) for o in outcomes]
 
 
+def together(answers: Sequence[tuple[str, str]], **options: Any) -> list[list[tuple[str, str]]]:
+    """Return state and message of pairs of answers, one after the other in one kernel.
+
+    The exercises come once for each pair, and nothing that they define stays for the next.
+    """
+    chapter, student = solved(), nbformat.v4.new_notebook()
+    exercises = chapter.cells[3:10]
+    del chapter.cells[3:]
+    for number, (double, halve) in enumerate(answers):
+        own = [*exercises, code("del double, half, said, math")]
+        chapter.cells += numbered(own, number)
+        student.cells += numbered(answered(double=double, halve=halve).cells, number)
+    outcomes = coursework.check(student, chapter, **options)
+    labels = [f"ex-s{n}-{name}" for n in range(len(answers)) for name in ("double", "halve")]
+    assert [o.label for o in outcomes] == labels
+    found = [(o.state, o.message) for o in outcomes]
+    return [found[n : n + 2] for n in range(0, len(found), 2)]
+
+
+def numbered(cells: Sequence[Any], number: int) -> list[Any]:
+    """Return cells with labels and ids of their own."""
+    copies = deepcopy(list(cells))
+    for cell in copies:
+        cell["source"] = cell.source.replace("ex-s-", f"ex-s{number}-")
+        cell["id"] = f"{cell.id}-{number}"
+    return copies
+
+
 # --- the student's copy ------------------------------------------------------------------------
 
 
@@ -262,52 +290,58 @@ def test_the_unsolved_copy_is_answered_nowhere() -> None:
     assert checked(coursework.student(solved())) == [("not answered", "")] * 2
 
 
-@pytest.mark.parametrize(
-    ("double", "halve", "outcomes"),
-    [
-        # A wrong answer spoils no other: the second exercise calls the chapter's own `double`.
-        (
-            "def double(x):\n    return 3 * x",
-            "half, said = double(unit) / 4, 'half'",
-            [("failed", "the fourth secret"), ("passed", "")],
-        ),
-        # An error while checking, and an assert without words, which is shown itself.
-        (
-            "def double(x):\n    return x / 0",
-            "half, said = 2, 3",
-            [
-                ("failed", "ZeroDivisionError: division by zero"),
-                ("failed", "assert math.isclose(half, 0.5)"),
-            ],
-        ),
-        # What cannot be read, and what takes a name that the next exercise needs.
-        (
-            "def double(x:",
-            "unit = double = print = None\nhalf, said = 0.5, 1",
-            [("failed", "SyntaxError: '(' was never closed"), ("passed", "")],
-        ),
-        # A way out is no way through; the second student deleted his cell.
-        ("raise SystemExit(0)", "", [("failed", "SystemExit: 0"), ("not there", "")]),
-        # The check of a deleted cell runs all the same: the next one needs what it imports.
-        ("", RIGHT["halve"], [("not there", ""), ("passed", "")]),
-        # A name of the student's own stays for his next answer, and `unit` is what it was.
-        (
-            "unit, mine = 7, 1\nraise NotImplementedError",
-            "half, said = mine / 2, unit == 1",
-            [("not answered", ""), ("passed", "")],
-        ),
-        # PyTorch says so of types that it cannot compute with.
-        (
-            "def double(x):\n    raise NotImplementedError('not for Half')",
-            "half, said = 0.5, double\nimport inspect; inspect.getsource(double)",
-            [("failed", "NotImplementedError: not for Half"), ("passed", "")],
-        ),
-    ],
-)
+ANSWERS: list[tuple[str, str, list[tuple[str, str]]]] = [
+    # A wrong answer spoils no other: the second exercise calls the chapter's own `double`.
+    (
+        "def double(x):\n    return 3 * x",
+        "half, said = double(unit) / 4, 'half'",
+        [("failed", "the fourth secret"), ("passed", "")],
+    ),
+    # An error while checking, and an assert without words, which is shown itself.
+    (
+        "def double(x):\n    return x / 0",
+        "half, said = 2, 3",
+        [
+            ("failed", "ZeroDivisionError: division by zero"),
+            ("failed", "assert math.isclose(half, 0.5)"),
+        ],
+    ),
+    # What cannot be read, and what takes a name that the next exercise needs.
+    (
+        "def double(x:",
+        "unit = double = print = None\nhalf, said = 0.5, 1",
+        [("failed", "SyntaxError: '(' was never closed"), ("passed", "")],
+    ),
+    # A way out is no way through; the second student deleted his cell.
+    ("raise SystemExit(0)", "", [("failed", "SystemExit: 0"), ("not there", "")]),
+    # The check of a deleted cell runs all the same: the next one needs what it imports.
+    ("", RIGHT["halve"], [("not there", ""), ("passed", "")]),
+    # A name of the student's own stays for his next answer, and `unit` is what it was.
+    (
+        "unit, mine = 7, 1\nraise NotImplementedError",
+        "half, said = mine / 2, unit == 1",
+        [("not answered", ""), ("passed", "")],
+    ),
+    # PyTorch says so of types that it cannot compute with.
+    (
+        "def double(x):\n    raise NotImplementedError('not for Half')",
+        "half, said = 0.5, double\nimport inspect; inspect.getsource(double)",
+        [("failed", "NotImplementedError: not for Half"), ("passed", "")],
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def judged() -> list[list[tuple[str, str]]]:
+    """What became of all ANSWERS."""
+    return together([(double, halve) for double, halve, _ in ANSWERS])
+
+
+@pytest.mark.parametrize("number", range(len(ANSWERS)))
 def test_an_answer_is_judged_by_itself(
-    double: str, halve: str, outcomes: Sequence[tuple[str, str]]
+    number: int, judged: Sequence[Sequence[tuple[str, str]]]
 ) -> None:
-    assert checked(answered(double=double, halve=halve)) == outcomes
+    assert judged[number] == ANSWERS[number][2]
 
 
 def test_nothing_else_of_a_student_runs_and_nothing_is_left(tmp_path: Path) -> None:
@@ -330,18 +364,25 @@ def test_a_label_in_two_cells_is_no_answer_and_starts_no_kernel() -> None:
     assert checked(copy) == [("failed", says), ("not there", "")]
 
 
+ENDS = [
+    ("import os\nos._exit(0)", "the kernel died here (killed, or out of memory)"),
+    ("exit()\ndouble = lambda x: 2 * x", "the kernel died here (killed, or out of memory)"),
+    ("while True: pass", "ran longer than 3 s"),
+]
+
+
+@pytest.fixture(scope="module")
+def ended() -> list[list[tuple[str, str]]]:
+    """What became of all that ENDS a kernel, and of a right answer after each."""
+    return together([(source, RIGHT["halve"]) for source, _ in ENDS], timeout=3)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        ("import os\nos._exit(0)", "the kernel died here (killed, or out of memory)"),
-        ("exit()\ndouble = lambda x: 2 * x", "the kernel died here (killed, or out of memory)"),
-        ("while True: pass", "ran longer than 3 s"),
-    ],
-)
-def test_what_ends_the_kernel_fails_alone(source: str, says: str) -> None:
-    found = checked(answered(double=source, halve=RIGHT["halve"]), timeout=3)
-    assert found == [("failed", says), ("passed", "")]
+@pytest.mark.parametrize("number", range(len(ENDS)))
+def test_what_ends_the_kernel_fails_alone(
+    number: int, ended: Sequence[Sequence[tuple[str, str]]]
+) -> None:
+    assert ended[number] == [("failed", ENDS[number][1]), ("passed", "")]
 
 
 def test_the_failure_of_another_cell_is_no_answer_s_fault() -> None:

@@ -2,11 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from gleak_core import data, locks
 from gleak_core.errors import GleakError
 from gleak_core.studies import runner, workers
 from gleak_core.studies.store import Store
-from gleak_core.studies.study import Study
+from gleak_core.studies.study import Study, grid
 
 ALL = sorted((a, seed) for a in (1, 2, 3) for seed in range(6))
 
@@ -291,46 +292,39 @@ def test_measuring_live_records_nothing(tmp_path: Path) -> None:
 
 # --- deaths ----------------------------------------------------------------------------------
 
-RUN = """
-import sys
-from pathlib import Path
-from typing import Any
-from studies import toy
-from gleak_core.studies import runner
-runner.run([toy.toy()], device="cpu", folder=Path(sys.argv[1]))
-print("done")
-"""
-RUN_IN_TWO = """
-import sys
-from pathlib import Path
-from studies import toy
-from gleak_core.studies import runner, workers
-if __name__ == "__main__":
-    study = toy.toy(toy.hold)
-    runner.run([study], device="cpu", folder=Path(sys.argv[1]), execute=workers.processes(2))
-"""
+# A process begins at once when it is forked off one that has imported PyTorch and its compiler.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(["torch._dynamo", "gleak_core.studies.runner"])
+Start = Callable[..., BaseProcess]
 
 
-def start(folder: Path, pause: float, code: str = RUN, **more: str) -> subprocess.Popen[str]:
-    paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)],
-        env={**os.environ, "PYTHONPATH": paths, toy.PAUSE: str(pause), **more},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a function in a process of its own, which the test may kill."""
+    with ExitStack() as stack:
+
+        def begin(target: Callable[..., None], *given: object) -> BaseProcess:
+            process = FORKS.Process(target=target, args=given)
+            process.start()
+            stack.callback(process.join)
+            stack.callback(process.kill)
+            return process
+
+        yield begin
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_kill_loses_at_most_the_running_block(how: signal.Signals, tmp_path: Path) -> None:
-    process = start(tmp_path, 0.2)
+def test_a_kill_loses_at_most_the_running_block(
+    how: signal.Signals, start: Start, tmp_path: Path
+) -> None:
+    process = start(toy.run, tmp_path, 0.2)
     path = tmp_path / "toy" / "table1.csv"
     wait_until(lambda: lines(path) >= 5)
-    process.send_signal(how)
-    process.communicate(timeout=30)
-    assert process.returncode != 0
+    assert process.pid
+    os.kill(process.pid, how)
+    process.join(30)
+    assert process.exitcode
     there = rows(toy.toy(), tmp_path)
     assert 4 <= len(there) < 18
     assert len(there) % 2 == 0  # whole blocks
@@ -341,40 +335,42 @@ def test_a_kill_loses_at_most_the_running_block(how: signal.Signals, tmp_path: P
 
 
 @pytest.mark.slow
-def test_no_worker_outlives_a_run_that_was_killed(tmp_path: Path) -> None:
+def test_no_worker_outlives_a_run_that_was_killed(start: Start, tmp_path: Path) -> None:
     held = tmp_path / "held"
-    process = start(tmp_path, 60, RUN_IN_TWO, **{toy.HELD: str(held)})
+    process = start(toy.run_in_two, tmp_path, held)
 
     wait_until(lambda: held.exists() and not locks.is_free(held))  # somebody works
     process.kill()
     wait_until(lambda: locks.is_free(held))
-    process.communicate(timeout=30)
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_share_the_work(tmp_path: Path) -> None:
-    both = [start(tmp_path, 0.05) for _ in range(2)]
+def test_two_runs_at_once_share_the_work(start: Start, tmp_path: Path) -> None:
+    both = [start(toy.run, tmp_path, 0.05) for _ in range(2)]
     for process in both:
-        assert process.communicate(timeout=120)[0] == "done\n"
+        process.join(120)
+        assert process.exitcode == 0
     assert rows(toy.toy(), tmp_path) == ALL
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "get_context", lambda how: FORKS)
     fatal = tmp_path / "deadly"
     fatal.touch()
-    monkeypatch.setenv(toy.DEADLY, str(fatal))
-    study = toy.toy(toy.die_once, block=6)  # few processes to start
+    cells = grid(a=(1, 2, 3), deadly=(str(fatal),))
+    study = toy.toy(toy.die_once, cells, block=6)  # few processes to start
     assert run(study, tmp_path, execute=workers.processes(2)).rows == 18
     assert not fatal.exists()
-    assert rows(toy.toy(), tmp_path) == ALL
+    assert rows(study, tmp_path) == ALL
 
 
 @pytest.mark.slow
 def test_a_block_that_always_kills_ends_in_a_sentence(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other cells are measured; one block each, to have few processes to start."""
+    monkeypatch.setattr(workers, "get_context", lambda how: FORKS)
     outcome = run(toy.toy(toy.die_at_two, block=6), tmp_path, execute=workers.processes(1))
     assert outcome.rows == 12
     [failure] = outcome.failures

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import IO
 
 from gleak_core.errors import GleakError
+from gleak_core.studies import runner, workers
 from gleak_core.studies.study import Cell, Row, Study, grid
 
 PAUSE = "GLEAK_TOY_PAUSE"
 HELD = "GLEAK_TOY_HELD"  # a file: held by each process that has begun a block
-DEADLY = "GLEAK_TOY_DEADLY"  # a file: the first process to find it removes it and dies
 
 
 def value(cell: Cell, seed: int) -> float:
@@ -32,14 +32,11 @@ def break_at_two(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]
 
 
 def die_once(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
-    if fatal := os.environ.get(DEADLY):
-        try:
-            Path(fatal).unlink()
-        except FileNotFoundError:
-            pass
-        else:
-            os._exit(9)
-    return count(cell, seeds, device)
+    try:
+        Path(str(cell["deadly"])).unlink()  # the first process to find the file
+    except FileNotFoundError:
+        return count(cell, seeds, device)
+    os._exit(9)
 
 
 def hold(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -94,3 +91,16 @@ def toy(measure=count, cells: Sequence[Cell] = grid(a=(1, 2, 3)), **options) -> 
         "block": 2,
     }
     return Study(measure=measure, cells=tuple(cells), **{**about, **options})
+
+
+# What a test starts in a process of its own:
+
+
+def run(folder: Path, pause: float) -> None:
+    os.environ[PAUSE] = str(pause)
+    runner.run([toy()], device="cpu", folder=folder)
+
+
+def run_in_two(folder: Path, held: Path) -> None:
+    os.environ |= {PAUSE: "60", HELD: str(held)}
+    runner.run([toy(hold)], device="cpu", folder=folder, execute=workers.processes(2))
