@@ -35,12 +35,13 @@ def test_a_check_can_fail(case: str, browser: Browser, tmp_path: Path) -> None:
     check, old, new, said = BAD[case]
     assert old in GOOD
     path = tmp_path / "page.html"
-    for content, expected in ((GOOD, False), (GOOD.replace(old, new), True)):
-        path.write_text(content)
-        with looking.visit(browser, path) as seen:
+    with looking.tab(browser) as seen:
+        for content, expected in ((GOOD, False), (GOOD.replace(old, new), True)):
+            path.write_text(content)
+            looking.load(seen, path)
             found = check(seen.page)
-        assert any(said in problem for problem in found) is expected, found
-        assert bool(found) is expected
+            assert any(said in problem for problem in found) is expected, found
+            assert bool(found) is expected
 
 
 @pytest.mark.parametrize(
@@ -57,11 +58,26 @@ def test_troubles_of_a_page_are_noted(
 ) -> None:
     path = tmp_path / "page.html"
     path.write_text(GOOD)
-    with looking.visit(browser, path) as seen:
+    with looking.tab(browser) as seen:
+        looking.load(seen, path)
         assert seen.troubles == []
-    path.write_text(GOOD + broken)
-    with looking.visit(browser, path) as seen:
+        path.write_text(GOOD + broken)
+        looking.load(seen, path)
         assert any(said in trouble for trouble in seen.troubles), seen.troubles
+
+
+def test_a_tab_that_was_left_is_as_good_as_new(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(f"{GOOD}<script>localStorage.x = sessionStorage.x = 1; nothing.here</script>")
+    with looking.tab(browser) as seen:
+        looking.load(seen, path)
+        assert seen.troubles == ["error: nothing is not defined"]
+        looking.leave(seen)
+        assert (seen.page.url, seen.troubles) == ("about:blank", [])
+        path.write_text(GOOD)
+        looking.load(seen, path)
+        assert seen.page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
+        assert seen.troubles == []
 
 
 @pytest.mark.parametrize(
