@@ -257,15 +257,13 @@ STUDIES: tuple[Study, ...] = (
         ),
         reading={"network": "wide"},
         seconds=_large,
-        paper=10,
         deviations=(
             "The network has 48 channels, as CPL's own run at this size has a wide one; 12 "
             "channels are measured beside.",
             "The pictures are LFW's, scaled to 128×128.",
             f"It is given {BUDGETS['reasonable']} of the {WITHIN['reasonable']} iterations: "
             "what is not reasonable by then counts as never. L-BFGS remembers 20 steps.",
-            "There are 10 trials instead of twenty, for a step at this size takes seconds: each is "
-            "another picture, and they share a network.",
+            "The trials, each another picture, share a network.",
             _ALPHA,
         ),
     ),
