@@ -289,10 +289,8 @@ def apart(seen: Observation) -> Observation:
     if seen.trials != 1:
         raise ValueError(f"{_BY} takes one protocol at a time: pass seen.select([0])")
     _unmoved(seen, seen)
-    members, shapes = (
-        indices.cpu().long(),
-        {n: u.shape[1:] for n, u in seen.rounds[0].update.items()},
-    )
+    members = indices.cpu().long()
+    shapes = {name: update.shape[1:] for name, update in seen.rounds[0].update.items()}
     means = torch.stack([torch.cat([_of(e, n).flatten() for n in shapes]) for e in seen.rounds])
     some = max(1, _NUMBERS // len(members))
     found = torch.cat([solve(members, part) for part in means.split(some, 1)], 1)  # (N, n)

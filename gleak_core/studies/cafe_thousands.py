@@ -3,7 +3,7 @@
 No paper has this table: CAFE leaks 2000 pictures, "up to our hardware limits", and gives no time.
 """
 
-import resource
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,7 +18,7 @@ from gleak_core.data import Batch
 from gleak_core.papers import Metric
 from gleak_core.studies import cafe_pools
 from gleak_core.studies.cafe_attacks import BATCH, CLEAR
-from gleak_core.studies.cafe_pools import VERTICAL, Pool, decibel
+from gleak_core.studies.cafe_pools import HORIZONTAL, VERTICAL, Pool, decibel
 from gleak_core.studies.study import Cell, Row, Study, grid
 from gleak_core.studies.trials import SHARED, SIDE, groups
 
@@ -34,7 +34,8 @@ def whole(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Leak a pool to the last picture; a trial is one of its pictures, the cost is the pool's."""
     attack, items = str(cell["attack"]), int(cell["pictures"])
     for number, some in groups(seeds):
-        pool = Pool(VERTICAL, "CIFAR-10", items, BATCH, number)
+        protocol = HORIZONTAL if attack == RECURSION else VERTICAL
+        pool = Pool(protocol, "CIFAR-10", items, BATCH, number)
         (own,) = pool.own(1)
         forget_peak()
         began = time.perf_counter()
@@ -75,12 +76,16 @@ def forget_peak() -> None:
 
 
 def peak() -> float:
-    """Return the most memory that this process has held, in GB."""
+    """Return the most memory that this process has held, in GB; nan where nobody tells."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    with suppress(ImportError):
+        import resource  # not on Windows; and macOS counts bytes
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
+    return math.nan
 
 
 def _seconds(cell: Cell) -> float:
