@@ -84,6 +84,7 @@ class Behind:
 def recover(
     seen: Observation | cafe.Ledger,
     *,
+    known: cafe.Items | None = None,
     only: Sequence[int] | None = None,
     start: str | Tensor = "grey",
     solver: str = "lbfgs",
@@ -99,6 +100,7 @@ def recover(
     Args:
         seen: Rounds of `clients.horizontal` with one worker, or of `clients.vertical`; or the
             ledger of more rounds than memory holds.
+        known: What was found of each item (default: what `cafe.items` finds).
         only: The items to rebuild (default: all); labels and inputs are found for all.
         start: A name of `starts`, or images (T, 1, C, H, W).
         solver: A method of `solvers`.
@@ -110,7 +112,8 @@ def recover(
         progress: Called with the steps done, the steps in all, and the best loss.
     """
     began = time.perf_counter()
-    known = seen.items() if isinstance(seen, cafe.Ledger) else cafe.items(seen)
+    if known is None:
+        known = seen.items() if isinstance(seen, cafe.Ledger) else cafe.items(seen)
     seen = seen.seen if isinstance(seen, cafe.Ledger) else seen
     (shape,) = seen.need("image_shape", by=_BY)
     chosen = list(range(len(known.labels))) if only is None else list(only)

@@ -326,7 +326,7 @@ def _short(rounds: int, many: int, unseen: int) -> GleakError:
     return GleakError(
         f"{rounds} rounds do not determine {many} items{why}: wait for more rounds, in batches "
         "that are drawn anew (a partition that never changes cannot be solved), and take each "
-        "client's own message, not the mean of several"
+        "client's own message; of a mean of several, `aggregated.items` reads what there is"
     )
 
 

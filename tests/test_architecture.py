@@ -70,6 +70,7 @@ PARTS = {
     "samplers": "clients",
     "standing": "clients",
     "aligned": "attacks",
+    "aggregated": "cafe",
     "scrubber": "figures",
 }
 ATTACKER = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gleak_core.errors import choose
 from gleak_core.studies import (
     cafe,
+    cafe_counters,
     cafe_thousands,
     cpl,
     dlg,
@@ -50,6 +51,7 @@ STUDIES: Mapping[str, Study] = {
         general_rivals,
         cafe,
         cafe_thousands,
+        cafe_counters,
         matrix,
     )
     for study in room.STUDIES

@@ -65,12 +65,14 @@ NET: Mapping[str, Any] = {"activation": "relu"}
 
 @dataclass(frozen=True)
 class Loss:
-    """What is matched, with the size of each term beside the distance, at the start."""
+    """What is matched, with the size of each term beside the distance, at the start; and how."""
 
     distance: str = "squared_l2"
     smooth: float = 0.01
     threshold: bool = True
     internal: float = 1.0
+    direction: str = "adam"  # of `descent.DIRECTIONS`
+    rate: float = RATE
 
 
 # --- the clients' side --------------------------------------------------------------------------
@@ -251,7 +253,8 @@ def matched(pool: Pool, loss: Loss, device: str, steps: int) -> tuple[Batch, Rec
         every.labels.to(device),
         epochs=steps // DEALS,
         start=begun,
-        rate=RATE,
+        direction=loss.direction,
+        rate=loss.rate,
         distance=loss.distance,
         smooth=smooth,
         level=level if loss.threshold else None,
@@ -325,15 +328,26 @@ def _others(pool: Pool, own: Batch) -> Tensor:
     return variation(data.sample(name, indices=some, size=SIDE).images).mean()
 
 
-def dlg(pool: Pool, device: str) -> tuple[Batch, Reconstruction]:
-    """Return a batch, and what DLG makes of its mean gradient by the same kind of descent."""
+def dlg(pool: Pool, device: str, *, granted: bool = False) -> tuple[Batch, Reconstruction]:
+    """Return a batch, and what DLG makes of its mean gradient by the same kind of descent.
+
+    With its labels `granted` this is what iDLG could reach at best: its rule finds one label.
+    """
     own = pool.own(1)[0][[*range(pool.batch)]]
     seen = clients.fedsgd(pool.network(own, device), own.to(device))
     begun = starts.make("uniform", (1, *own.images.shape), seed=pool.number)
     steps = SINGLE if pool.batch == 1 else JOINT
-    return own, attacks.dlg(
-        seen, start=begun, solver="adam", rate=RATE, steps=steps, every=APART, seed=pool.number
-    )
+    options: attacks.Options = {
+        "start": begun,
+        "solver": "adam",
+        "rate": RATE,
+        "steps": steps,
+        "every": APART,
+        "seed": pool.number,
+    }
+    if granted:
+        options["labels"] = own.labels[None].to(device)
+    return own, attacks.dlg(seen, **options)
 
 
 # --- the judge's side ---------------------------------------------------------------------------

@@ -15,7 +15,13 @@ from gleak_core import cafe, data, samplers
 from gleak_core.aligned import follow, together
 from gleak_core.data import Batch
 from gleak_core.studies import cafe as grids
-from gleak_core.studies import cafe_attacks, cafe_learning, cafe_pools, cafe_thousands
+from gleak_core.studies import (
+    cafe_attacks,
+    cafe_counters,
+    cafe_learning,
+    cafe_pools,
+    cafe_thousands,
+)
 from gleak_core.studies.cafe_attacks import LOSSES, OURS, PUBLISHED, VARIANTS
 from gleak_core.studies.cafe_pools import HORIZONTAL, VERTICAL, Loss, Pool
 from gleak_core.studies.study import Cell, Study
@@ -45,10 +51,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pools = {"SIDE": SIDE, "NET": NET, "EPOCHS": 60, "JOINT": 10, "SINGLE": 20, "KNOWN": 5}
     studies = {"BATCH": 8, "SPARSE": 20, "LONG": 20, "WHOLE": {HORIZONTAL: 20, VERTICAL: 20}}
     whole = {"SIDE": SIDE, "BATCH": 8, "STEPS": 60, "AT_ONCE": 7}
+    counters = {"SIDE": SIDE, "HIDDEN": (48, 32), "EPOCHS": 150, "JOINT": 10}
     learning = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "EPOCHS": 60, "_LAST": 6}
     for module, constants in (
         (cafe_pools, pools), (cafe_attacks, studies), (cafe_learning, learning),
-        (cafe_thousands, whole),
+        (cafe_thousands, whole), (cafe_counters, counters),
     ):  # fmt: skip
         for name, value in constants.items():
             monkeypatch.setattr(module, name, value)
@@ -304,3 +311,65 @@ def test_a_peak_is_of_what_was_held_since_it_was_forgotten() -> None:
     before = cafe_thousands.peak()
     held = torch.zeros(2**27).add_(1)
     assert cafe_thousands.peak() - before > 0.4 and held.numel()
+
+
+# --- counter-measures ---------------------------------------------------------------------------
+
+
+def countered(counter: str, attack: str = OURS) -> tuple[list[dict[str, Any]], float, float]:
+    """Return four pictures' rows, and the medians of quality and of the inputs' error."""
+    found = rows(cafe_counters.countered, 4, counter=counter, attack=attack)
+    quality, error = (
+        float(torch.tensor([row[name] for row in found]).median()) for name in ("psnr", "z_error")
+    )
+    return found, quality, error
+
+
+@pytest.mark.parametrize(
+    "counter", ["none", "only the mean of four workers", "dropout, an item's own"]
+)
+def test_what_leaves_the_equations_a_solution_protects_nothing(small: None, counter: str) -> None:
+    found, quality, error = countered(counter)
+    assert quality > 30 and error < 1e-3
+    assert [row["leaked"] for row in found] == [float(row["psnr"] >= 30) for row in found]
+
+
+@pytest.mark.parametrize("counter", ["a fixed partition", "indices are not told"])
+def test_what_leaves_them_none_leaves_the_start(small: None, counter: str) -> None:
+    found, quality, error = countered(counter)
+    assert quality < 20 and error == 1
+    assert {row["status"] for row in found} == {"failed"}
+
+
+def test_what_makes_them_wrong_makes_the_inputs_wrong(small: None) -> None:
+    errors = {name: countered(name)[2] for name in cafe_counters.COUNTERS if "noise" in name}
+    assert 1e-4 < errors["noise, 1e-3"] < errors["noise, 1e-2"] < errors["noise, 1e-1"]
+    patient = errors["noise, 1e-2, in 16 rounds for each item"]
+    assert patient < 0.7 * errors["noise, 1e-2"], "more rounds average noise away"
+    few, all_, anew = (
+        countered(name)[2]
+        for name in (
+            "wrong indices, 1 round in 10", "wrong indices, every round", "dropout, drawn anew"
+        )
+    )  # fmt: skip
+    assert all_ > few > 0.01 and anew > 0.01
+
+
+def test_matching_needs_no_rank(small: None) -> None:
+    found, quality, error = countered("a fixed partition", PUBLISHED)
+    assert error < 1 and quality > 5
+    assert all(row["evaluations"] == 10 for row in found)
+
+
+def test_dropout_is_the_client_s_own(small: None) -> None:
+    """The masks act on the messages of the rounds, and no hook stays behind."""
+    sent = cafe_counters._pool(1, 0, "cpu")
+    picks = sent.rounds()
+    plain, dropped = sent.share(picks), cafe_counters._dropped(sent, anew=False)
+    assert not sent.net.hidden[1]._forward_hooks
+    for name, gradient in plain.rounds[0].update.items():
+        other = dropped.rounds[0].update[name]
+        assert other.shape == gradient.shape
+        assert not torch.allclose(other, gradient)
+    assert dropped.given.batch_indices is not None
+    assert torch.equal(dropped.given.batch_indices, picks[:, 0])
