@@ -25,7 +25,7 @@ __all__ = ["groups", "items"]
 
 _BY = "index alignment of sums"
 _ALIKE = 1e-6  # between rows of an orthonormal basis
-_TRIPLES = 60  # that are tried; the one that leaves the least counts
+_TRIPLES = 24  # that are tried; the one that leaves the least counts
 _LEFT = 0.05  # second over first singular value, beyond which nothing has rank one
 
 
