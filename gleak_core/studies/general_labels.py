@@ -5,11 +5,13 @@ is wrong with a label is wrong with one of the two guesses.
 """
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gleak_core import attacks, clients, data, labels, metrics, models, starts, training
 from gleak_core.data import Batch
@@ -24,17 +26,21 @@ SET, CLASSES, TEST = "cifar10", 10, 400
 EPOCHS = 30
 DRAWN = 64  # dummies that are drawn
 RULES = {"Eq. 16": "general", "bias gradient": "bias"}
+SIGNS, LOWEST = "signs of the rows (iDLG)", "lowest rows (GradInversion)"
 SIGMOID: dict[str, Any] = {}
+TANH: dict[str, Any] = {"activation": "tanh"}
 RELU: dict[str, Any] = {"activation": "relu", "init": "kaiming", "width": 16}
 NETWORKS: Mapping[str, tuple[Mapping[str, Any], float]] = {
     "sigmoids, untrained": (SIGMOID, 0.0),
     "sigmoids, trained": (SIGMOID, 0.025),
+    "tanh, untrained": (TANH, 0.0),
     "ReLUs, untrained": (RELU, 0.0),
     "ReLUs, trained": (RELU, 0.05),
 }
 """A network → what it is made of, and the rate that it was trained at; 0: not at all."""
 NOISE = {"U(0,1)": "uniform", "N(0,1)": "normal"}
 OTHERS, COPIES, OWN = "other pictures", "a first reconstruction", "the private batch"
+NO = "none needed"
 DUMMIES = (*NOISE, OTHERS, COPIES, OWN)
 FIRST = 600  # evaluations of the attack behind a first reconstruction
 SMALL = 8  # pictures of a batch that can be reconstructed
@@ -42,24 +48,50 @@ SMALL = 8  # pictures of a batch that can be reconstructed
 
 def counted(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Read the labels of batches as they come, with p and O guessed from some dummies."""
-    size, rule, kind = int(cell["batch"]), RULES[str(cell["rule"])], str(cell["dummies"])
+    size, rule, kind = int(cell["batch"]), str(cell["rule"]), str(cell["dummies"])
     for number, some in groups(seeds):
         net = _network(str(cell["network"]), number, device)
         for seed in some:
             batch = data.sample(SET, size, size=SIDE, seed=seed, balanced=False)
             seen = clients.fedsgd(net, batch.to(device))
-            dummies = _dummies(kind, seen, batch, rule, seed)
-            if kind in NOISE:
-                found = labels.RULES[rule](seen, dummies=DRAWN, start=NOISE[kind])
-            else:
-                found = labels.refine(seen, dummies[None].to(device), rule=rule)
-            right = float(metrics.label_accuracy(found[0].cpu(), batch.labels))
+            found, off = _read(seen, batch, net, rule, kind, seed)
+            right = float(metrics.label_accuracy(found.cpu(), batch.labels))
             yield {
                 "accuracy": 100 * right,
-                "off": 100 * _apart(net, dummies.to(device), batch.images.to(device)),
+                "off": 100 * off,
                 "status": "solved" if right == 1 else "failed",
                 "evaluations": FIRST + 1 if kind == COPIES else 1,
             }
+
+
+def _read(
+    seen: Observation, batch: Batch, net: models.Network, rule: str, kind: str, seed: int
+) -> tuple[Tensor, float]:
+    """Return the labels (B,) that a rule reads, and how far off its guess of p is; nan if none."""
+    if rule == LOWEST:
+        return labels.grad_inversion(seen)[0], math.nan
+    if rule == SIGNS:
+        return _signs(seen), math.nan
+    name = RULES[rule]
+    dummies = _dummies(kind, seen, batch, name, seed).to(seen.device)
+    if kind in NOISE:
+        found = labels.RULES[name](seen, dummies=DRAWN, start=NOISE[kind])
+    else:
+        found = labels.refine(seen, dummies[None], rule=name)
+    return found[0], _apart(net, dummies, batch.images.to(seen.device))
+
+
+def _signs(seen: Observation) -> Tensor:
+    """Return every class whose row of the last layer's gradient has a negative sum, once.
+
+    iDLG's rule is for one picture; of a batch it tells which classes are there, as long as p is
+    small beside the labels. Those that it does not name are -1 here, which is no class.
+    """
+    weight, _ = seen.head()
+    sums = seen.gradient()[weight].sum(-1)[0]  # (N,)
+    (size,) = seen.need("batch_size", by="iDLG's signs")
+    named = sums.argsort()[: int((sums < 0).sum())][:size]
+    return F.pad(named, (0, size - len(named)), value=-1)
 
 
 def _dummies(kind: str, seen: Observation, batch: Batch, rule: str, seed: int) -> Tensor:
@@ -126,7 +158,9 @@ STUDIES: tuple[Study, ...] = (
             cell
             for cell in grid(network=NETWORKS, dummies=DUMMIES, rule=RULES, batch=(SMALL, 64))
             if cell["dummies"] != COPIES or cell["batch"] == SMALL
-        ),
+        )
+        + grid(network=NETWORKS, dummies=(NO,), rule=(SIGNS,), batch=(SMALL, 64))
+        + grid(network=NETWORKS, dummies=(NO,), rule=(LOWEST,), batch=(SMALL,)),
         measure=counted,
         seconds=_seconds,
         reads=lambda _: (SET,),
@@ -136,6 +170,9 @@ STUDIES: tuple[Study, ...] = (
             "The labels are as they come, in CIFAR-10; a trained network has seen its victims' "
             "pictures, as a client's has.",
             "Twenty trials share a network, trained or not.",
+            "iDLG's rule is for a single picture. Here every class whose row sums to less than "
+            "zero is named once, as its authors' argument allows; GradInversion's rule has no "
+            "answer for more pictures than classes.",
         ),
         asks={
             "accuracy": Metric("accuracy", "%", "higher", "mean"),

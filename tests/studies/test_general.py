@@ -297,6 +297,34 @@ def test_labels_are_counted_with_all_dummies(dummies: str, made_up) -> None:
             assert 0 <= row["accuracy"] <= 100 and 0 <= row["off"] <= 100
 
 
+def test_signs_name_every_class_once_and_no_other(made_up) -> None:
+    """iDLG's argument for a batch: where p is small, the rows of the classes there are negative."""
+    batch = sample("cifar10", 6, labels=[3, 3, 3, 7, 7, 1])
+    found = general_labels._signs(clients.fedsgd(models.lenet(10, init="pytorch"), batch))
+    assert sorted(found.tolist()) == [-1, -1, -1, 1, 3, 7]
+
+
+def test_rules_that_need_no_dummies(made_up) -> None:
+    cell = {**SETTING, "dummies": general_labels.NO, "rule": general_labels.LOWEST}
+    for row in general_labels.counted(cell, range(3), "cpu"):
+        assert 0 < row["accuracy"] <= 100 and math.isnan(row["off"])
+    wide = {**cell, "rule": general_labels.SIGNS, "batch": 64}
+    for row in general_labels.counted(wide, range(3), "cpu"):
+        assert row["accuracy"] <= 100 * 10 / 64 and math.isnan(row["off"])
+
+
+def test_sums_of_tanh_may_mislead(made_up) -> None:
+    """Even with the true p: their input of the last layer has either sign, and any sum."""
+    cell = {**SETTING, "network": "tanh, untrained", "dummies": general_labels.OWN}
+    seeds = range(5)
+    by_sum, by_bias = (
+        [row["accuracy"] for row in general_labels.counted({**cell, "rule": r}, seeds, "cpu")]
+        for r in general_labels.RULES
+    )
+    assert by_bias == [100] * 5
+    assert sum(by_sum) < 500
+
+
 # --- all of them ------------------------------------------------------------------------------
 
 
