@@ -25,8 +25,10 @@ __all__ = ["groups", "items"]
 
 _BY = "index alignment of sums"
 _ALIKE = 1e-6  # between rows of an orthonormal basis
-_TRIPLES = 24  # that are tried; the one that leaves the least counts
-_LEFT = 0.05  # second over first singular value, beyond which nothing has rank one
+_FEW = 7  # items of a group, as unlike as can be, whose threes are tried
+_LEFT = 0.05  # of a gradient that should have rank one, magnified by how alike the items are
+_TRACE = 1e3  # roundings of the largest slope, below which a slope is none
+_LARGEST = 4096  # items whose null space is found by an SVD
 
 
 def groups(indices: Tensor, count: int | None = None) -> list[list[int]]:
@@ -35,11 +37,17 @@ def groups(indices: Tensor, count: int | None = None) -> list[list[int]]:
     Two items are in one group if every vector that A maps to zero has the same entry for both. If
     A has full rank there is no such vector but zero, and all items are in one.
     """
-    matrix = cafe.shares(indices, count)
+    return _known(cafe.shares(indices, count))[0]
+
+
+def _known(matrix: Tensor) -> tuple[list[list[int]], Tensor]:
+    """Return the groups, and A's pseudo-inverse (N, R)."""
     rounds, many = matrix.shape
-    _, values, rows = torch.linalg.svd(matrix, full_matrices=True)
-    least = values[0] * max(rounds, many) * torch.finfo(values.dtype).eps
-    null = rows[int((values > least).sum()) :].T  # (N, N - rank)
+    if many > _LARGEST:
+        raise ValueError(f"{many} items take an SVD that is too large: up to {_LARGEST} are done")
+    u, values, rows = torch.linalg.svd(matrix, full_matrices=True)
+    rank = int((values > values[0] * max(rounds, many) * torch.finfo(values.dtype).eps).sum())
+    null = rows[rank:].T  # (N, N - rank)
     found: list[list[int]] = []
     for item, row in enumerate(null):
         for group in found:
@@ -48,7 +56,7 @@ def groups(indices: Tensor, count: int | None = None) -> list[list[int]]:
                 break
         else:
             found.append([item])
-    return found
+    return found, (rows[:rank].T / values[:rank]) @ u[:, :rank].T
 
 
 def items(seen: Observation) -> cafe.Items:
@@ -63,27 +71,27 @@ def items(seen: Observation) -> cafe.Items:
         raise ValueError(f"{_BY} takes one protocol at a time: pass seen.select([0])")
     _unmoved(seen, seen)
     members = indices.cpu().long()
-    apart = groups(members)
+    apart, inverse = _known(cafe.shares(members))
     if min(map(len, apart)) < 3:
         raise GleakError(
-            f"{len(members)} rounds determine no differences between three items or more of each "
-            "group: wait for more rounds, in batches that are drawn anew (a partition that never "
-            "changes tells nothing of the items in a batch)"
+            f"{len(members)} rounds do not determine the differences between three items of each "
+            "group: wait for more rounds, with every item in some, in batches that are drawn anew "
+            "(a partition that never changes tells nothing of the items in a batch)"
         )
-    inverse = torch.linalg.pinv(cafe.shares(members), rtol=1e-10)  # (N, R)
     slopes: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
     left = 0.0
     for name in _layers(seen.architecture)[0]:
-        weight, bias = (
-            torch.stack([_of(each, f"{name}.{part}").cpu().double() for each in seen.rounds])
-            for part in ("weight", "bias")
-        )
-        slopes[name] = torch.zeros(len(inverse), weight.shape[1], dtype=weight.dtype)
-        inputs[name] = torch.zeros(len(inverse), weight.shape[2], dtype=weight.dtype)
+        sent = [_of(each, f"{name}.weight").cpu() for each in seen.rounds]  # R × (O, P)
+        bias = torch.stack([_of(each, f"{name}.bias").cpu().double() for each in seen.rounds])
+        if not (bias.isfinite().all() and all(one.isfinite().all() for one in sent)):
+            raise ValueError(
+                "the messages hold non-finite numbers: drop these rounds and their indices"
+            )
+        slopes[name] = torch.zeros(len(inverse), bias.shape[1], dtype=bias.dtype)
+        inputs[name] = torch.zeros(len(inverse), sent[0].shape[1], dtype=bias.dtype)
         for group in apart:
-            some = torch.tensordot(inverse[group], weight, 1)  # (n, O, P), but for a constant
-            slopes[name][group], inputs[name][group] = _opened(some, inverse[group] @ bias, name)
+            slopes[name][group], inputs[name][group] = _opened(inverse[group], sent, bias, name)
         left = max(left, cafe.residual(members, bias, slopes[name]))
     labels = _labels(seen, slopes, inputs)
     return cafe.Items(torch.cat([*inputs.values()], 1), labels, slopes, left)
@@ -119,49 +127,86 @@ def _labels(seen: Observation, slopes: dict[str, Tensor], inputs: dict[str, Tens
     return torch.stack(off, 1).argmin(1)
 
 
-def _opened(weight: Tensor, bias: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Return slopes (n, O) and inputs (n, P) of items of which a constant is unknown.
+def _opened(
+    inverse: Tensor, sent: list[Tensor], biases: Tensor, name: str
+) -> tuple[Tensor, Tensor]:
+    """Return slopes (n, O) and inputs (n, P) of a group's items.
 
-    `weight` (n, O, P) and `bias` (n, O) are their gradients, each but for the same summand.
+    Its rows of A's pseudo-inverse (n, R) give each item's gradient but for a summand in common;
+    the messages are gradients of weights R × (O, P) and of biases (R, O).
     """
-    triples = list(combinations(range(len(weight)), 3))
-    order = torch.randperm(len(triples), generator=torch.Generator().manual_seed(0))
-    found = [_third(weight[list(triples[t])]) for t in order[:_TRIPLES]]
-    least = min(range(len(found)), key=lambda t: found[t][1])
-    whole, left = found[least]
+    bias = inverse @ biases
+    few = _unlike(bias)
+    weight = sum(
+        column[:, None, None] * one.double()
+        for column, one in zip(inverse[few].T, sent, strict=True)
+    )  # (f, O, P)
+    assert isinstance(weight, Tensor)
+    tried = [
+        (*_third(weight[list(three)]), [few[k] for k in three], weight[three[0]])
+        for three in combinations(range(len(few)), 3)
+    ]
+    ways, left, chosen, first = min(tried, key=lambda one: one[1])
     if not left < _LEFT:
         raise GleakError(
-            f"no three items have slopes and inputs that differ enough in {name}: wait for more "
-            "rounds, or take a group with more classes in it"
+            f"no three items that were tried have slopes and inputs in {name} that differ enough: "
+            "wait for more rounds, or take a group with more classes and a layer that is wider"
         )
-    chosen = list(triples[int(order[least])])
     # δ₁ - δ₂ and δ₁ - δ₃ are known, and each δ but for its length.
-    ways = [_leading(one)[0][:, 0] for one in whole]
-    zero = torch.zeros_like(ways[0])
-    columns = [(ways[0], ways[0]), (-ways[1], zero), (zero, -ways[2])]
-    system = torch.stack([torch.cat(pair) for pair in columns], 1)  # (2 O, 3)
-    right = torch.cat([bias[chosen[0]] - bias[chosen[1]], bias[chosen[0]] - bias[chosen[2]]])
+    one, two, three = ways[0]
+    zero = torch.zeros_like(one)
+    pairs = [(one, one), (-two, zero), (zero, -three)]
+    system = torch.stack([torch.cat(pair) for pair in pairs], 1)  # (2 O, 3)
+    right = torch.cat([bias[chosen[0]] - bias[chosen[k]] for k in (1, 2)])
     length = torch.linalg.lstsq(system, right[:, None], driver="gelsd").solution[0]
-    slopes = bias + (length * ways[0] - bias[chosen[0]])
-    missing = whole[0] - weight[chosen[0]]
-    inputs = torch.einsum("nop,no->np", weight, slopes) + slopes @ missing
-    return slopes, inputs / slopes.square().sum(1, keepdim=True)
+    slopes = bias + (length * one - bias[chosen[0]])
+    size = slopes.square().sum(1, keepdim=True)
+    if bool((size <= size.max() * (_TRACE * torch.finfo(sent[0].dtype).eps) ** 2).any()):
+        raise GleakError(
+            f"some items leave no trace in {name}: their slopes are zero there, and their inputs "
+            "cannot be known"
+        )
+    # zₖ = (what is known of its gradient, and what all lack)ᵀ δₖ / ‖δₖ‖²
+    inputs = slopes @ (ways[1] - first)
+    for column, one in zip(inverse.T, sent, strict=True):
+        inputs += column[:, None] * (slopes @ one.double())
+    return slopes, inputs / size
 
 
-def _third(three: Tensor) -> tuple[Tensor, float]:
-    """Return three gradients (3, O, P) of rank one, of which a summand in common is unknown.
+def _unlike(bias: Tensor) -> list[int]:
+    """Return a few items whose slopes (n, O), but for a constant, lie farthest apart."""
+    apart = torch.cdist(bias, bias)
+    few = [int(apart.sum(1).argmax())]
+    while len(few) < min(_FEW, len(bias)):
+        few.append(int(apart[few].amin(0).argmax()))
+    return few
 
-    Tell as well what is left of their second singular value, over the first.
+
+def _third(three: Tensor) -> tuple[tuple[Tensor, Tensor], float]:
+    """Return the slopes' directions (3, O) and the first gradient (O, P), out of differences.
+
+    `three` (3, O, P) has rank one each, but for a summand in common. Beside them stands what is
+    left of their second singular values over the first, magnified by how nearly the slopes, or
+    the inputs, depend on each other: then another summand would do as well.
     """
+    nothing = (three[0], three[0]), torch.inf
     u, s, v = _leading(three[0] - three[1])
-    other_u, _, other_v = _leading(three[0] - three[2])
+    other_u, other, other_v = _leading(three[0] - three[2])
+    if len(three[0]) < 3 or min(float(s[-1]), float(other[-1])) <= 0:
+        return nothing
     column = u @ torch.linalg.svd(u.T @ other_u)[0][:, 0]
     row = v @ torch.linalg.svd(v.T @ other_v)[0][:, 0]
     # D - α column rowᵀ has rank one for one α alone, the inverse of rowᵀ D⁺ column.
-    share = 1 / ((row @ v / s) @ (u.T @ column))
-    whole = three + (share * torch.outer(column, row) - three[0])
-    left = max(float(values[1] / values[0]) for _, values, _ in map(_leading, whole))
-    return whole, left if left == left else torch.inf
+    inverse = (row @ v / s) @ (u.T @ column)
+    if not abs(float(inverse)) > 0:
+        return nothing
+    first = torch.outer(column, row) / inverse
+    whole = [_leading(one) for one in three + (first - three[0])]
+    slopes, inputs = (torch.stack([one[k][:, 0] for one in whole]) for k in (0, 2))
+    left = max(float(one[1][1] / one[1][0]) for one in whole)
+    apart = min(float(torch.linalg.svdvals(part)[-1]) for part in (slopes, inputs))
+    left = left / apart if apart > 0 else torch.nan
+    return (slopes, first), left if left == left else torch.inf
 
 
 def _leading(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -111,10 +111,25 @@ def test_three_matrices_of_rank_one_follow_from_their_differences(
     left, right = (torch.randn(3, n, dtype=torch.float64, generator=stream) for n in (o, p))
     constant = torch.randn(o, p, dtype=torch.float64, generator=stream)
     true = torch.einsum("no,np->nop", left, right)
-    found, rest = aggregated._third(true + constant)
+    (ways, first), rest = aggregated._third(true + constant)
     worst = max(float(torch.linalg.cond(left)), float(torch.linalg.cond(right)))
-    assert (found - true).norm() <= 1e-11 * worst**4 * true.norm()
-    assert rest <= 1e-9 * worst**4
+    assert (first - true[0]).norm() <= 1e-11 * worst**4 * true.norm()
+    along = (ways * left).sum(1).abs() / left.norm(dim=1)
+    assert (along - 1).abs().max() <= 1e-11 * worst**4
+    assert rest <= 1e-9 * worst**5
+
+
+@pytest.mark.parametrize("which", ["slopes", "inputs"])
+def test_dependent_slopes_or_inputs_are_not_certain(which: str) -> None:
+    """Three directions in a plane leave rank one with other summands, too."""
+    stream = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(3, 8, dtype=torch.float64, generator=stream) for _ in range(2))
+    flat = left if which == "slopes" else right
+    flat[2] = flat[0] - 2 * flat[1]
+    three = torch.einsum("no,np->nop", left, right)
+    assert aggregated._third(three + 1)[1] > aggregated._LEFT
+    flat[2] += torch.randn(8, dtype=torch.float64, generator=stream)
+    assert aggregated._third(torch.einsum("no,np->nop", left, right) + 1)[1] < 1e-9
 
 
 @pytest.mark.parametrize("count", [2, 6])
@@ -126,7 +141,7 @@ def test_too_little_is_not_guessed(count: int) -> None:
         seen = clients.horizontal(
             small(), [pool(6)], picks=samplers.fixed(6, 2, 30)[:, None], give=GIVE
         )
-    with pytest.raises(GleakError, match="no differences between three items"):
+    with pytest.raises(GleakError, match="do not determine the differences between three items"):
         aggregated.items(seen)
 
 
@@ -134,12 +149,54 @@ def test_items_that_are_alike_have_no_difference() -> None:
     own = pool(6)[[0] * 6]
     picks = samplers.independent(6, 2, 30)
     seen = clients.horizontal(small(), [own], picks=picks[:, None])
-    with pytest.raises(GleakError, match="slopes and inputs that differ enough"):
+    with pytest.raises(GleakError, match="no three items"):
+        aggregated.items(seen)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_softmax_of_few_classes_has_dependent_slopes(classes: int) -> None:
+    """Slopes that sum to zero in three classes lie in a plane; a hidden layer's need not."""
+    own = random_batch(12, size=SIZE, classes=classes)
+    halves = [own[[*range(6)]], own[[*range(6, 12)]]]
+    net = models.cafe_net(classes, size=SIZE, widths=(4, 6), hidden=())
+    picks = torch.stack([samplers.independent(6, 2, 60, seed=m) for m in range(2)], 1)
+    with pytest.raises(GleakError, match="no three items"):
+        aggregated.items(clients.horizontal(net, halves, picks=picks))
+
+
+def test_a_rare_class_is_among_the_items_that_are_tried() -> None:
+    """Of twenty items eighteen have one label: three with three labels are found all the same."""
+    own = pool(20)
+    own = replace(own, labels=torch.tensor([0] * 18 + [1, 2]))
+    picks = samplers.independent(20, 4, 80)
+    seen = clients.horizontal(small(), [own], picks=picks[:, None], give=GIVE)
+    (true,) = seen.need("oracle_inputs", by="the test")
+    assert torch.allclose(aggregated.items(seen).inputs, true[0], atol=1e-6)
+
+
+def test_an_item_without_a_trace_is_said_to_have_none() -> None:
+    net = small()
+    own = pool(8)
+    with torch.no_grad():  # all units of the first hidden layer are off for the last picture
+        net.get_parameter("hidden.0.bias").copy_(
+            -(net.features(own.images).flatten(1) @ net.get_parameter("hidden.0.weight").T)[-1]
+        )
+        live = net.features(own.images).flatten(1) @ net.get_parameter("hidden.0.weight").T
+        assert ((live + net.get_parameter("hidden.0.bias"))[-1].abs() < 1e-12).all()
+        net.get_parameter("hidden.0.bias").sub_(1e-9)
+    picks = samplers.independent(8, 2, 60)
+    seen = clients.horizontal(net, [own], picks=picks[:, None], give=GIVE)
+    with pytest.raises(GleakError, match="leave no trace in hidden"):
         aggregated.items(seen)
 
 
 def test_what_does_not_belong_is_refused() -> None:
     _, seen = mean_over(2)
+    hole = seen.rounds[3].update["hidden.0.weight"].clone()
+    hole[0, 0, 0] = torch.nan
+    broken = replace(seen.rounds[3], update={**seen.rounds[3].update, "hidden.0.weight": hole})
+    with pytest.raises(ValueError, match="non-finite"):
+        aggregated.items(replace(seen, rounds=(*seen.rounds[:3], broken, *seen.rounds[4:])))
     with pytest.raises(MissingCapability, match="batch_indices"):
         aggregated.items(seen.without("batch_indices"))
     own = pool(6)

@@ -71,6 +71,7 @@ PARTS = {
     "standing": "clients",
     "aligned": "attacks",
     "aggregated": "cafe",
+    "untold": "cafe",
     "scrubber": "figures",
 }
 ATTACKER = {

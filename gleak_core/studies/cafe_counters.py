@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from gleak_core import aggregated, cafe, clients, defences, models, samplers, starts
+from gleak_core import (
+    aggregated,
+    alignment,
+    cafe,
+    clients,
+    defences,
+    models,
+    samplers,
+    starts,
+    untold,
+)
 from gleak_core.aligned import recover, together
 from gleak_core.data import Batch
 from gleak_core.errors import GleakError
@@ -23,11 +33,10 @@ from gleak_core.studies.cafe_pools import EPOCHS, JOINT, RATE, WORKERS, Loss, de
 from gleak_core.studies.study import Cell, Row, Study, grid
 from gleak_core.studies.trials import SIDE, groups
 
-__all__ = ["COUNTERS", "EACH", "ITEMS", "JUDGED", "STUDIES", "Sent", "countered"]
+__all__ = ["COUNTERS", "EACH", "ITEMS", "STUDIES", "Sent", "countered"]
 
-ITEMS, EACH = 20, 5  # pictures of a worker, and of its share of a message
-JUDGED = 10  # of a worker's pictures: the trials of a pool
-TIMES = 2  # messages for each item
+ITEMS, EACH = 20, 5  # pictures of a worker, all of them trials, and of its share of a message
+TIMES, MANY = 2, 15  # rounds for each item
 HIDDEN = (64, 32)  # fewer units: the messages of all rounds lie in memory
 KEPT = 0.5  # of the units, by dropout
 _MATCHED = Loss(internal=0)
@@ -119,45 +128,59 @@ def _dropped(sent: Sent, *, anew: bool) -> Observation:
     )
 
 
+MEAN = "only the mean of four workers"
+UNTOLD = {f"indices are not told, {times} rounds for each item": times for times in (TIMES, MANY)}
+MISLED = {"wrong indices, 1 round in 10": 0.1, "wrong indices, every round": 1.0}
 COUNTERS: Mapping[str, Callable[[Sent], Observation]] = {
     "none": lambda sent: sent.share(sent.rounds()),
     "a fixed partition": lambda sent: sent.share(sent.rounds("fixed")),
-    "only the mean of four workers": lambda sent: sent.share(sent.rounds()),
-    "indices are not told": lambda sent: sent.share(sent.rounds("fixed")),
-    "wrong indices, 1 round in 10": lambda sent: _misled(sent, 0.1),
-    "wrong indices, every round": lambda sent: _misled(sent, 1.0),
-    "noise, 1e-3": lambda sent: sent.share(sent.rounds(), 1e-3),
-    "noise, 1e-2": lambda sent: sent.share(sent.rounds(), 1e-2),
-    "noise, 1e-2, in 16 rounds for each item": lambda sent: sent.share(sent.rounds(times=16), 1e-2),
-    "noise, 1e-1": lambda sent: sent.share(sent.rounds(), 1e-1),
+    MEAN: lambda sent: sent.share(sent.rounds()),
+    **{
+        name: lambda sent, times=times: sent.share(sent.rounds(times=times)).without(
+            "batch_indices"
+        )
+        for name, times in UNTOLD.items()
+    },
+    **{name: lambda sent, share=share: _misled(sent, share) for name, share in MISLED.items()},
+    "noise, 0.01": lambda sent: sent.share(sent.rounds(), 0.01),
+    "noise, 0.1": lambda sent: sent.share(sent.rounds(), 0.1),
+    "noise, 1": lambda sent: sent.share(sent.rounds(), 1.0),
+    "noise, 1, 16 rounds for each item": lambda sent: sent.share(sent.rounds(times=16), 1.0),
     "dropout, an item's own": lambda sent: _dropped(sent, anew=False),
     "dropout, drawn anew": lambda sent: _dropped(sent, anew=True),
 }
-_MEAN, _UNTOLD = "only the mean of four workers", "indices are not told"
 
 
 def countered(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
-    """Attack one worker's pictures through a counter-measure; a trial is a picture."""
+    """Attack one worker's pictures through a counter-measure; a trial is a picture.
+
+    They are judged in the order that fits best: who is who is no secret of theirs, and of two
+    pictures with one label that always meet nobody can tell.
+    """
     counter, attack = str(cell["counter"]), str(cell["attack"])
-    for number, some in groups(seeds, JUDGED):
-        sent = _pool(WORKERS if counter == _MEAN else 1, number, device)
+    for number, some in groups(seeds, ITEMS):
+        sent = _pool(WORKERS if counter == MEAN else 1, number, device)
         seen = COUNTERS[counter](sent)
-        chosen = [seed % JUDGED * ITEMS // JUDGED for seed in some]
-        with torch.no_grad():
-            true = cafe_pools.inputs_of(seen, sent.own[0].images[chosen])[0].flatten(1).double()
+        own = sent.own[0].images
+        (shape,) = seen.need("image_shape", by="the study")
+        begun = starts.make("uniform", (len(sent.every), 1, *shape), seed=number).to(own)
         if attack == OURS:
-            images, inputs, solved = _algebra(counter, seen, chosen)
+            images, inputs, solved, spent = _algebra(counter, seen, begun[:ITEMS])
         else:
-            images, inputs, solved = _matching(seen, sent, chosen)
-        psnr = decibel(images, sent.own[0].images[chosen].cpu())
-        off = (inputs.cpu() - true.cpu()).norm(dim=1) / true.cpu().norm(dim=1)
-        for t in range(len(some)):
+            images, inputs, solved, spent = _matching(seen, sent, begun)
+        shown = images.cpu().clamp(0, 1).nan_to_num(0.5)
+        order = alignment.align(shown, own.cpu())
+        psnr = decibel(shown[order], own.cpu())
+        true = _through(seen, own)
+        off = (inputs[order] - true).norm(dim=1) / true.norm(dim=1)
+        for seed in some:
+            t = seed % ITEMS
             yield {
                 "psnr": float(psnr[t]),
                 "leaked": float(psnr[t] >= CLEAR),
                 "z_error": float(off[t]),
-                "status": "solved" if solved[t] else "failed",
-                "evaluations": EPOCHS if attack == OURS else JOINT,
+                "status": "solved" if solved[int(order[t])] else "failed",
+                "evaluations": spent,
             }
 
 
@@ -169,38 +192,48 @@ def _pool(workers: int, number: int, device: str) -> Sent:
     return Sent(own, net, number)
 
 
-def _algebra(
-    counter: str, seen: Observation, chosen: list[int]
-) -> tuple[Tensor, Tensor, list[bool]]:
-    """Solve for the inputs, by differences where nothing else is determined; fit each picture.
+def _through(seen: Observation, images: Tensor) -> Tensor:
+    """Return the inputs of the first fully connected layer, of pictures (N, C, H, W)."""
+    with torch.no_grad():
+        return cafe_pools.inputs_of(seen, images)[0].flatten(1).cpu().double()
 
-    Where there is nothing to solve, the start is what the attacker has, and zero for the inputs.
+
+Found = tuple[Tensor, Tensor, list[bool], int]
+"""Pictures, their inputs, which were fitted to these, and the evaluations of each."""
+
+
+def _algebra(counter: str, seen: Observation, begun: Tensor) -> Found:
+    """Solve for the inputs of the first worker's items, and fit each picture to its own.
+
+    Where there is nothing to solve, the start is what the attacker has.
     """
-    (shape,) = seen.need("image_shape", by="the study")
-    begun = starts.make("grey", (len(chosen), 1, *shape))
+    many = len(begun)
     try:
-        if counter == _UNTOLD:
-            cafe.items(seen.without("batch_indices"))
-        known = aggregated.items(seen) if counter == _MEAN else cafe.items(seen)
+        if counter in UNTOLD:
+            told = untold.batches(seen)
+            seen = replace(seen, given=replace(seen.given, batch_indices=told))
+        elif counter in MISLED:
+            seen = _believed(seen)
+        known = aggregated.items(seen) if counter == MEAN else cafe.items(seen)
     except GleakError:
-        nothing = torch.zeros(len(chosen), _inputs(seen), dtype=torch.float64)
-        return begun[:, 0], nothing, [False] * len(chosen)
-    found = recover(seen, known=known, only=chosen, start=begun, steps=EPOCHS)
+        return begun[:, 0], _through(seen, begun[:, 0]), [False] * many, 0
+    found = recover(seen, known=known, only=range(many), start=begun, steps=EPOCHS)
     solved = [status == "solved" for status in found.status]
-    return found.images[:, 0].cpu(), known.inputs[chosen], solved
+    return found.images[:, 0], known.inputs[:many].cpu(), solved, EPOCHS
 
 
-def _inputs(seen: Observation) -> int:
-    (name,) = cafe.first_layers(seen)
-    return seen.rounds[0].update[f"{name}.weight"].shape[2]
+def _believed(seen: Observation) -> Observation:
+    """Return the rounds whose indices agree with the others'."""
+    true = untold.agreeing(seen)
+    assert seen.given.batch_indices is not None
+    rounds = tuple(one for one, keep in zip(seen.rounds, true.tolist(), strict=True) if keep)
+    told = seen.given.batch_indices.cpu()[true]
+    return replace(seen, rounds=rounds, given=replace(seen.given, batch_indices=told))
 
 
-def _matching(
-    seen: Observation, sent: Sent, chosen: list[int]
-) -> tuple[Tensor, Tensor, list[bool]]:
+def _matching(seen: Observation, sent: Sent, begun: Tensor) -> Found:
     """Match the same messages as the source does, labels granted, the inputs not."""
     every = sent.every
-    begun = starts.make("uniform", (len(every), 1, *every.images.shape[1:]), seed=sent.number)
     told = seen.given.batch_indices
     assert told is not None
     smooth, _ = cafe_pools.weights(seen, every, begun, None, _MATCHED)
@@ -215,16 +248,16 @@ def _matching(
         level=cafe_pools._others(pool, every).expand(len(every)),
         seed=sent.number,
     )
-    images = found.images[chosen, 0]
-    with torch.no_grad():
-        inputs = cafe_pools.inputs_of(seen, images)[0].flatten(1).double()
-    return images.cpu(), inputs, [found.status[t] == "solved" for t in chosen]
+    images = found.images[:ITEMS, 0]
+    solved = [status == "solved" for status in found.status[:ITEMS]]
+    spent = int(found.evaluations[:ITEMS].double().mean().round())
+    return images, _through(seen, images), solved, spent
 
 
 def _seconds(cell: Cell) -> float:
     """One CPU core, guessed: the share of each trial."""
-    wide = WORKERS if cell["counter"] == _MEAN else 1
-    return wide * (1.5 if cell["attack"] == PUBLISHED else 0.6)
+    wide = WORKERS if cell["counter"] == MEAN else 1
+    return wide * (1.5 if cell["attack"] == PUBLISHED else 0.8)
 
 
 STUDIES: tuple[Study, ...] = (
@@ -232,23 +265,27 @@ STUDIES: tuple[Study, ...] = (
         id="counters.pool",
         title="Counter-measures: what is left of either attack",
         metrics=("psnr", "leaked", "z_error"),
-        cells=grid(counter=tuple(COUNTERS), attack=(OURS, PUBLISHED)),
+        cells=grid(counter=tuple(COUNTERS), attack=(OURS,))
+        + grid(counter=tuple(name for name in COUNTERS if name not in UNTOLD), attack=(PUBLISHED,)),
         measure=countered,
         seconds=_seconds,
         reads=lambda _: ("cifar10",),
-        trials={"smoke": 2, "quick": 5, "paper": 4 * JUDGED},
-        block=JUDGED,
+        trials={"smoke": 2, "quick": 5, "paper": 2 * ITEMS},
+        block=ITEMS,
         deviations=(
-            f"Pools of {ITEMS} pictures of a worker, in batches of {EACH}, {TIMES} messages for "
-            f"each item; {JUDGED} pictures of each pool are trials, and share its network.",
-            f"CAFE's network with ReLUs, and with {HIDDEN[0]} and "
-            f"{HIDDEN[1]} hidden units instead of 512 and 256: all rounds lie in memory.",
+            f"Two pools of {ITEMS} pictures of a worker, in batches of {EACH}; {TIMES} rounds for "
+            "each item where a row does not say otherwise. All pictures of a pool are trials, and "
+            "share its network.",
+            f"CAFE's network with ReLUs, and with {HIDDEN[0]} and {HIDDEN[1]} hidden units instead "
+            "of 512 and 256: all rounds lie in memory.",
             f"{OURS.capitalize()}, a picture is fitted in {EPOCHS} evaluations to inputs that two "
-            "linear systems give; of a mean of four workers, rank one gives them. Where nothing is "
-            "determined, the start is judged, and zero for the inputs.",
+            "linear systems give; of a mean of four workers, rank one gives them. Where indices "
+            "are not told they are read off the messages; where some are wrong, rounds that "
+            "disagree are left out. Where nothing can be solved, the start is judged.",
             f"{PUBLISHED.capitalize()}, the same messages are matched together, in about {JOINT} "
-            "steps for each picture; labels are granted, and inputs are not. Where indices are not "
-            "told, each message is matched alone, which is what a fixed partition amounts to.",
+            "steps for each picture; labels are granted, and inputs are not. Without indices it "
+            "can match one message at a time, which is what a fixed partition amounts to.",
+            "Pictures are judged in the order that fits best, whatever the attack.",
             "Noise is Gaussian, in every entry of a worker's message, by the root mean square of "
             "a gradient's entries. Dropout is of half of the units of the first hidden layer; "
             "neither attack takes account of it.",

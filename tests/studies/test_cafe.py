@@ -326,39 +326,49 @@ def countered(counter: str, attack: str = OURS) -> tuple[list[dict[str, Any]], f
 
 
 @pytest.mark.parametrize(
-    "counter", ["none", "only the mean of four workers", "dropout, an item's own"]
+    "counter",
+    [
+        "none",
+        "only the mean of four workers",
+        "indices are not told, 15 rounds for each item",
+        "wrong indices, 1 round in 10",
+        "dropout, an item's own",
+    ],
 )
 def test_what_leaves_the_equations_a_solution_protects_nothing(small: None, counter: str) -> None:
     found, quality, error = countered(counter)
     assert quality > 30 and error < 1e-3
     assert [row["leaked"] for row in found] == [float(row["psnr"] >= 30) for row in found]
+    assert {row["evaluations"] for row in found} == {150}
 
 
-@pytest.mark.parametrize("counter", ["a fixed partition", "indices are not told"])
+@pytest.mark.parametrize(
+    "counter", ["a fixed partition", "indices are not told, 2 rounds for each item"]
+)
 def test_what_leaves_them_none_leaves_the_start(small: None, counter: str) -> None:
     found, quality, error = countered(counter)
-    assert quality < 20 and error == 1
+    assert quality < 15 and error > 0.1
     assert {row["status"] for row in found} == {"failed"}
+    assert {row["evaluations"] for row in found} == {0}
 
 
 def test_what_makes_them_wrong_makes_the_inputs_wrong(small: None) -> None:
     errors = {name: countered(name)[2] for name in cafe_counters.COUNTERS if "noise" in name}
-    assert 1e-4 < errors["noise, 1e-3"] < errors["noise, 1e-2"] < errors["noise, 1e-1"]
-    patient = errors["noise, 1e-2, in 16 rounds for each item"]
-    assert patient < 0.7 * errors["noise, 1e-2"], "more rounds average noise away"
-    few, all_, anew = (
-        countered(name)[2]
-        for name in (
-            "wrong indices, 1 round in 10", "wrong indices, every round", "dropout, drawn anew"
-        )
-    )  # fmt: skip
-    assert all_ > few > 0.01 and anew > 0.01
+    assert 1e-4 < errors["noise, 0.01"] < errors["noise, 0.1"] < errors["noise, 1"]
+    patient = errors["noise, 1, 16 rounds for each item"]
+    assert patient < 0.7 * errors["noise, 1"], "more rounds average noise away"
+    assert countered("wrong indices, every round")[2] > 0.1
+    assert countered("dropout, drawn anew")[2] > 0.01
 
 
-def test_matching_needs_no_rank(small: None) -> None:
-    found, quality, error = countered("a fixed partition", PUBLISHED)
-    assert error < 1 and quality > 5
-    assert all(row["evaluations"] == 10 for row in found)
+def test_matching_needs_no_rank(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins where the other attack is left, and comes nearer; redrawn batches help it."""
+    start = countered("a fixed partition")[1]
+    monkeypatch.setattr(cafe_counters, "JOINT", 60)
+    found, quality, _ = countered("a fixed partition", PUBLISHED)
+    _, redrawn, _ = countered("none", PUBLISHED)
+    assert start + 1 < quality < redrawn
+    assert {row["evaluations"] for row in found} == {60}
 
 
 def test_dropout_is_the_client_s_own(small: None) -> None:
