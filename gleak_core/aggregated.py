@@ -93,12 +93,17 @@ def items(seen: Observation) -> cafe.Items:
         for group in apart:
             slopes[name][group], inputs[name][group] = _opened(inverse[group], sent, bias, name)
         left = max(left, cafe.residual(members, bias, slopes[name]))
-    labels = _labels(seen, slopes, inputs)
-    return cafe.Items(torch.cat([*inputs.values()], 1), labels, slopes, left)
+    labels, off = _labels(seen, slopes, inputs)
+    return cafe.Items(torch.cat([*inputs.values()], 1), labels, slopes, max(left, off))
 
 
-def _labels(seen: Observation, slopes: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
-    """Return the labels (N,) that give the slopes of the first layers, their inputs being known."""
+def _labels(
+    seen: Observation, slopes: dict[str, Tensor], inputs: dict[str, Tensor]
+) -> tuple[Tensor, float]:
+    """Return the labels (N,) that give the slopes of the first layers, their inputs being known.
+
+    Tell as well how far off, relative, the slopes are that they give.
+    """
     weights = {n: w.cpu() for n, w in seen.weights(by=_BY).items()}
     like = next(iter(weights.values()))
     (shape,) = seen.need("image_shape", by=_BY)
@@ -124,7 +129,9 @@ def _labels(seen: Observation, slopes: dict[str, Tensor], inputs: dict[str, Tens
         loss = F.cross_entropy(logits, torch.full((len(logits),), label), reduction="sum")
         wanted = torch.autograd.grad(loss, [*found.values()], retain_graph=True)
         off.append(sum((w - slopes[n]).square().sum(1) for n, w in zip(found, wanted, strict=True)))
-    return torch.stack(off, 1).argmin(1)
+    least = torch.stack(off, 1).min(1)
+    size = sum(s.square().sum() for s in slopes.values())
+    return least.indices, float((least.values.sum() / size).sqrt())
 
 
 def _opened(

@@ -63,7 +63,7 @@ class Items:
     inputs: Tensor  # (N, P) of the first fully connected layer, all parties' side by side
     labels: Tensor  # (N,)
     slopes: dict[str, Tensor]  # layer -> (N, O), ∂ℓ/∂b of each item
-    residual: float  # of the bias gradients, relative: what the equations leave unexplained
+    residual: float  # relative: what the equations leave unexplained, of the bias gradients
 
 
 def shares(indices: Tensor, count: int | None = None) -> Tensor:

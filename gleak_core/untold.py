@@ -24,6 +24,7 @@ _AT_ONCE = 64  # directions that are followed side by side
 _STEPS = 60  # of each
 _ROUNDED = 10  # times that it is rounded, and put back into the space
 _CHUNK = 2**16  # numbers of each message that are compared at a time
+_SAME = 1e-4  # of a row, between two messages of one batch
 _WEIGHED = 60  # times that rounds are weighed anew
 _ROUNDING = 1e-4  # of a message's size, which rounding does not reach
 _EXACT = 1e-2  # of a vector of zeros and ones that may lie outside the messages' space
@@ -32,9 +33,10 @@ _EXACT = 1e-2  # of a vector of zeros and ones that may lie outside the messages
 def batches(seen: Observation, *, tries: int = 100, seed: int = 0) -> Tensor:
     """Return who was in each round (R, B), under names from 0 to N - 1 that are made up.
 
-    Rounds of one model, whose batches are drawn anew; some ten for each item, or more. How many
-    items there are follows as well: so many that every round has its number. A round may be the
-    mean over several workers. `tries` is how often directions are drawn before the search gives up.
+    Rounds of one model, whose batches are drawn anew and of one size; some fifteen for each item,
+    or more: with fewer this search finds too little, and says so. How many items there are follows
+    as well: so many that every round has its number. A round may be the mean over several workers.
+    `tries` is how often directions are drawn before the search gives up.
     """
     (size,) = seen.need("batch_size", by=_BY)
     if seen.trials != 1:
@@ -43,6 +45,11 @@ def batches(seen: Observation, *, tries: int = 100, seed: int = 0) -> Tensor:
         _unmoved(seen, seen)
     space = _space(seen)
     rounds, rank = space.shape
+    if _distinct(space) <= rank:
+        raise GleakError(
+            f"only {rank} different messages come back, so nobody is told apart: wait for batches "
+            "that are drawn anew"
+        )
     if abs(size / rank - 0.5) < 0.1:
         raise GleakError(
             f"batches of {size} of {rank} items look like those who were not there: who was in "
@@ -65,26 +72,55 @@ def batches(seen: Observation, *, tries: int = 100, seed: int = 0) -> Tensor:
         off = (there - space @ (space.T @ there)).norm(dim=0) / there.norm(dim=0).clamp(min=1)
         good = (off < _EXACT) & (there.sum(0) > 0) & (there.sum(0) < rounds)
         found |= {tuple(column): None for column in there[:, good].T.tolist()}
-        rest = size - torch.tensor([*found], dtype=space.dtype).view(-1, rounds).sum(0)
-        if rest.any() and ((rest == 0) | (rest == 1)).all():  # whoever is left
-            found[tuple(rest.tolist())] = None
-            rest = torch.zeros_like(rest)
-        if not rest.any():
-            return torch.stack([row.nonzero()[:, 0] for row in torch.tensor([*found]).T])
+        columns = _whole(torch.tensor([*found], dtype=space.dtype).view(-1, rounds), size, rank)
+        if len(columns) >= rank and bool((columns.sum(0) == size).all()):
+            return torch.stack([row.nonzero()[:, 0] for row in columns.T])
     raise GleakError(
         f"the places of {len(found)} items could be read in {rounds} rounds, and there are more: "
-        "wait for more rounds, some ten or twenty for each item, in batches that are drawn anew"
+        "wait for more rounds, fifteen or more for each item, in batches that are drawn anew"
     )
+
+
+def _whole(found: Tensor, size: int, rank: int) -> Tensor:
+    """Return the columns (N, R) without sums of others, and whoever is left to make up the number.
+
+    Items that never meet have a sum of zeros and ones as well.
+    """
+    inside = found @ found.T  # (N, N): in how many rounds both are
+    counts = found.sum(1)
+    holds = (inside == counts) & (counts < counts[:, None])  # row k holds column j
+    single = found[~holds.any(1)]
+    rest = size - single.sum(0)
+    if len(single) < rank - 1 or not bool(rest.any()):
+        return single
+    alone = bool(((rest == 0) | (rest == 1)).all()) and rest.sum() < 1.5 * single.sum(1).mean()
+    return torch.cat([single, rest[None]]) if alone else single
+
+
+def _distinct(space: Tensor) -> int:
+    """Return how many different messages there are, from the rows of their space (R, rank)."""
+    seen = space[:1]
+    for row in space:
+        if float((seen - row).norm(dim=1).min()) > _SAME * float(row.norm()):
+            seen = torch.cat([seen, row[None]])
+            if len(seen) > space.shape[1]:
+                break
+    return len(seen)
 
 
 def agreeing(seen: Observation) -> Tensor:
     """Return which rounds' indices agree with the others' (R,), by the biases' gradients.
 
     Least squares in which a round counts the less the more it is off, so that few wrong ones do not
-    bend it (iteratively reweighted, Daubechies et al. 2010). More rounds must be right than there
-    are items.
+    bend it (iteratively reweighted, Daubechies et al. 2010). It needs many more right rounds than
+    there are items, and messages that are no more than rounded; where too few agree to determine
+    every item it refuses.
     """
     (indices,) = seen.need("batch_indices", by=_BY)
+    if seen.trials != 1:
+        raise ValueError(f"{_BY} takes one protocol at a time: pass seen.select([0])")
+    if seen.given.weights:
+        _unmoved(seen, seen)
     names = [name for name in seen.rounds[0].update if name.endswith(".bias")]
     sent = torch.stack(
         [torch.cat([_of(one, n).flatten() for n in names]).cpu().double() for one in seen.rounds]
@@ -98,7 +134,17 @@ def agreeing(seen: Observation) -> Tensor:
         found = torch.linalg.lstsq(weight * matrix, weight * sent, driver="gelsd").solution
         off = (matrix @ found - sent).norm(dim=1)
         weight = (off[:, None] + 1e-9 * off.max() + 1e-30).rsqrt()
-    return off <= torch.maximum(0.01 * off.max(), _ROUNDING * sent.norm(dim=1))
+    # The better half is right, or nothing can be said: all are held against what it gives.
+    best = off.argsort()[: max(len(off) // 2, matrix.shape[1] + 1)]
+    found = torch.linalg.lstsq(matrix[best], sent[best], driver="gelsd").solution
+    good = (matrix @ found - sent).norm(dim=1) <= _ROUNDING * sent.norm(dim=1)
+    rounds, items = matrix.shape
+    if int(good.sum()) <= items or int(torch.linalg.matrix_rank(matrix[good])) < items:
+        raise GleakError(
+            f"{int(good.sum())} of {rounds} rounds agree, which do not determine {items} items: "
+            "most indices must be right, and the messages without noise"
+        )
+    return good
 
 
 def _space(seen: Observation) -> Tensor:
@@ -117,7 +163,7 @@ def _space(seen: Observation) -> Tensor:
     rank = int((values[:-1] / values[1:]).argmax()) + 1
     if not 2 < rank < rounds - 1:
         raise GleakError(
-            f"{rounds} rounds do not say how many items there are: wait for more, some ten for "
-            "each item, in batches that are drawn anew"
+            f"{rounds} rounds do not say how many items there are: wait for more, some fifteen "
+            "for each item, in batches that are drawn anew"
         )
     return vectors[:, :rank]

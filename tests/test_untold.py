@@ -1,4 +1,4 @@
-"""Batches that nobody names: read off the messages, exactly, or refused."""
+"""Batches that nobody names: read off the messages where they can be, or refused."""
 
 from dataclasses import replace
 
@@ -74,8 +74,8 @@ def test_of_means_over_workers_as_well() -> None:
 @pytest.mark.parametrize(
     ("times", "options", "words"),
     [
-        (3, {}, "wait for more rounds, some ten or twenty for each item"),
-        (10, {"sampler": "fixed"}, "wait for more"),
+        (3, {}, "wait for more rounds, fifteen or more for each item"),
+        (10, {"sampler": "fixed"}, "only 4 different messages"),
         (15, {"defence": defences.gaussian(std=1.0)}, "wait for more"),
         (15, {"rate": 0.5}, "the model moved"),
     ],
@@ -86,6 +86,23 @@ def test_what_cannot_be_read_is_not_guessed(
     seen, _ = rounds(times, **options)  # type: ignore[arg-type]
     with pytest.raises(GleakError, match=words):
         untold.batches(seen, tries=5)
+
+
+@pytest.mark.parametrize(("items", "each"), [(20, 4), (9, 3), (8, 2), (14, 1)])
+def test_a_partition_is_no_place_for_an_item(items: int, each: int) -> None:
+    """Its batches look like items: there are as many different messages as the rank is."""
+    picks = samplers.fixed(items, each, 12 * items)
+    seen = clients.horizontal(NET, [pool(items)], picks=picks[:, None])
+    with pytest.raises(GleakError, match="different messages come back"):
+        untold.batches(seen)
+
+
+@pytest.mark.parametrize(("items", "each"), [(12, 2), (16, 2)])
+def test_items_that_never_meet_are_not_one(items: int, each: int) -> None:
+    """Of batches of one, and of pairs that seldom meet, sums are zeros and ones as well."""
+    picks = samplers.independent(items, each, 15 * items)
+    seen = clients.horizontal(NET, [pool(items)], picks=picks[:, None])
+    assert columns(untold.batches(seen), items) == columns(picks, items)
 
 
 def test_half_of_the_items_look_like_the_other_half() -> None:
@@ -112,6 +129,18 @@ def test_rounds_that_lie_are_found(wrong: int, seed: int) -> None:
     true = alike(said, picks)
     told = replace(seen, given=replace(seen.given, batch_indices=said))
     assert torch.equal(untold.agreeing(told), true)
+
+
+@pytest.mark.parametrize("case", ["half wrong", "all wrong", "noise"])
+def test_too_few_that_agree_are_no_majority(case: str) -> None:
+    defence = defences.gaussian(std=1e-2) if case == "noise" else None
+    picks = samplers.independent(ITEMS, EACH, 3 * ITEMS)
+    seen = clients.horizontal(NET, [pool()], picks=picks[:, None], defence=defence)
+    said = picks.clone()
+    some = slice(0, {"half wrong": len(picks) // 2, "all wrong": len(picks), "noise": 0}[case])
+    said[some] = said[some].roll(1, 0)
+    with pytest.raises(GleakError, match="rounds agree, which do not determine 12 items"):
+        untold.agreeing(replace(seen, given=replace(seen.given, batch_indices=said)))
 
 
 def alike(said: Tensor, picks: Tensor) -> Tensor:
