@@ -18,6 +18,7 @@ from gleak_core.studies import (
     general_images,
     general_labels,
     general_rivals,
+    general_solvers,
     matrix,
 )
 from gleak_core.studies.cost import GPU
@@ -49,6 +50,7 @@ STUDIES: Mapping[str, Study] = {
         general_images,
         general_labels,
         general_rivals,
+        general_solvers,
         cafe,
         cafe_thousands,
         cafe_counters,

@@ -15,7 +15,12 @@ from torch.nn import functional as F
 from gleak_core import attacks, clients, data, metrics, models, starts
 from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
-from gleak_core.studies import general_attacks, general_labels, general_rivals
+from gleak_core.studies import (
+    general_attacks,
+    general_labels,
+    general_rivals,
+    general_solvers,
+)
 from gleak_core.studies.general_attacks import BATCH, CLASSES, EACH, METHODS, TARGETS, Victims
 from gleak_core.studies.general_images import STUDIES
 from gleak_core.studies.study import Study
@@ -437,3 +442,26 @@ def test_the_statistics_are_those_of_pictures_and_are_handed_out(made_up) -> Non
     first = net.get_submodule("0")(images)
     torch.testing.assert_close(held["1.running_mean"], first.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
     assert not net.training
+
+
+def test_only_the_optimisers_are_exchanged(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels, starts, terms and evaluations stay each attack's own."""
+    told: list[dict[str, Any]] = []
+    for name in ("general", "grad_inversion"):
+        real = getattr(attacks, name)
+
+        def spy(seen: Any, real: Any = real, name: str = name, **options: Any) -> Any:
+            told.append({"attack": name, **options})
+            return real(seen, **options)
+
+        monkeypatch.setattr(attacks, name, spy)
+    monkeypatch.setattr(general_attacks, "EVALUATIONS", {"CIFAR-10": 12})
+    monkeypatch.setattr(general_solvers, "EVALUATIONS", {"CIFAR-10": 12})
+    for attack in general_solvers.SWAPPED:
+        assert len(list(general_solvers.swapped({"attack": attack}, [0, 1], "cpu"))) == 2
+    own, other = told
+    assert (own["attack"], own["solver"], own["rate"]) == ("general", "adam", 0.1)
+    assert (other["attack"], other["solver"], other["rate"]) == (
+        "grad_inversion", "plain_lbfgs", 0.5,
+    )  # fmt: skip
+    assert torch.equal(own["start"], other["start"]) and own["steps"] == other["steps"]
