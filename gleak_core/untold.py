@@ -135,10 +135,14 @@ def agreeing(seen: Observation) -> Tensor:
         off = (matrix @ found - sent).norm(dim=1)
         weight = (off[:, None] + 1e-9 * off.max() + 1e-30).rsqrt()
     # The better half is right, or nothing can be said: all are held against what it gives.
-    best = off.argsort()[: max(len(off) // 2, matrix.shape[1] + 1)]
+    best = off.argsort()
+    rounds, items = matrix.shape
+    half = max(rounds // 2, items + 1)
+    while half < rounds and int(torch.linalg.matrix_rank(matrix[best[:half]])) < items:
+        half += 1  # an item that few rounds have
+    best = best[:half]
     found = torch.linalg.lstsq(matrix[best], sent[best], driver="gelsd").solution
     good = (matrix @ found - sent).norm(dim=1) <= _ROUNDING * sent.norm(dim=1)
-    rounds, items = matrix.shape
     if int(good.sum()) <= items or int(torch.linalg.matrix_rank(matrix[good])) < items:
         raise GleakError(
             f"{int(good.sum())} of {rounds} rounds agree, which do not determine {items} items: "
