@@ -2,9 +2,10 @@
 
 While the model stands still, R messages of B items each are A G: who was there, in zeros and ones
 (over B), times the items' own gradients. So the columns of A lie in the column space of the
-messages, where hardly any other vector of zeros and ones does. With batches drawn anew they are
-its skewed directions, which a fixed-point iteration finds (FastICA, Hyvärinen 1999); rounding
-makes a direction zeros and ones, and projecting it back says whether it was one.
+messages, where few other vectors of zeros and ones do: complements, and sums of items that never
+met. With batches drawn anew they are its skewed directions, which a fixed-point iteration finds
+(FastICA, Hyvärinen 1999); rounding makes a direction zeros and ones, and projecting it back says
+whether it may be one.
 
 Where indices are told and some are wrong, the rounds that agree with each other are the true ones.
 """
