@@ -297,7 +297,7 @@ def _estimate(found: Estimate) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
+    return float(f"{value:.6g}") if math.isfinite(value) else None  # an error of 6e-8 is not 0
 
 
 def _plain(value: Any) -> Any:

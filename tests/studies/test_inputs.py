@@ -108,6 +108,14 @@ def test_rooms_are_followed_only_from_what_is_used(module) -> None:
     assert "gleak_core.errors" in found  # which starts imports
 
 
+def test_a_sister_module_does_not_bring_in_every_study(module) -> None:
+    """The studies' package imports them all: to take one module from it is not to depend on it."""
+    text = "from gleak_core.studies import trials\n" + BASE.replace("helper(seed)", "trials.SIDE")
+    found = set(inputs.sources(module(text).measure))
+    assert "gleak_core.studies.trials" in found
+    assert not found & {"gleak_core.studies", "gleak_core.studies.cpl"}
+
+
 def test_a_change_in_a_room_below_is_seen(module, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = module(BASE.replace("helper(seed)", "starts.make(helper(seed))")).measure
     before = inputs.sources(measure)

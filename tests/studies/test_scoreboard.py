@@ -1,6 +1,7 @@
 """The scoreboard: a verdict for what was measured in full, and none for anything else."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from studies import toy
 
 from gleak_core import papers, studies
 from gleak_core.papers import Cell, Headline, Metric, Result, Rule
+from gleak_core.statistics import Estimate
 from gleak_core.studies import runner, scoreboard, store
 
 RULES = (
@@ -267,3 +269,10 @@ def test_the_readers_are_told_the_same_verdicts() -> None:
     text = (ROOT / "book" / "read.md").read_text(encoding="utf-8")
     for verdict in scoreboard.VERDICTS:
         assert f">{verdict.removesuffix(' here')}" in text, verdict
+
+
+@pytest.mark.parametrize("value", [6.19018e-8, 0.000588, 53.8822, 1234567.0])
+def test_a_small_error_is_not_shown_as_none(value: float) -> None:
+    shown = scoreboard._estimate(Estimate(value, value, math.inf, 40, 0))
+    assert shown["ours"] == pytest.approx(value, rel=1e-5)
+    assert shown["interval"][1] is None  # JSON knows no infinity
