@@ -319,7 +319,7 @@ def _plan(
         key,
         missing,
         len(wanted) - len(missing),
-        float(timed.median()) if len(timed) else guess,
+        float(timed.mean()) if len(timed) else guess,
         bool(len(timed)),
         why,
     )
@@ -376,7 +376,7 @@ class _Clock:
 
     def tell(self, expected: float, took: float) -> None:
         self._done += expected
-        if expected > 0:
+        if expected > 0.01 * took:  # or a neighbour that did the same work was timed: no guide
             self._ratios.append(took / expected)
 
     def left(self) -> float:

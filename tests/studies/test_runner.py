@@ -254,6 +254,19 @@ def test_one_slow_block_does_not_rule_the_estimate(tmp_path: Path) -> None:
     assert events[2].left == pytest.approx(6 * 0.02)
 
 
+def test_a_block_that_was_free_beside_another_does_not_rule_it_either(tmp_path: Path) -> None:
+    """Cells may look at one run: recorded as free, and a run of hours if measured first."""
+    study = toy.toy(seconds=lambda cell: 0.01 if cell["a"] > 1 else 1e-9)
+    events: list[runner.Event] = []
+
+    def first_slowly(tasks):
+        for number, done in runner.here(tasks):
+            yield number, done._replace(seconds=0.02 if number > 2 else 60.0)
+
+    run(study, tmp_path, execute=first_slowly, progress=events.append)
+    assert events[0].left == pytest.approx(6 * 0.02, rel=1e-3)
+
+
 def test_recorded_times_replace_guesses(tmp_path: Path) -> None:
     study = toy.toy(seconds=lambda cell: 1000.0)
     assert sum(p.cost for p in runner.plan([study], device="cpu", folder=tmp_path)) == 18000
