@@ -130,7 +130,8 @@ _ALGEBRA = (
     "fully connected layer come from two linear systems, and each picture is found from its own by "
     f"L-BFGS in {EPOCHS} evaluations. It takes twice as many messages as there are pictures, and "
     "two to four epochs more, of batches that are drawn anew; in the horizontal protocol those of "
-    "one worker, of whom the run attacks one, for the mean over four cannot be solved."
+    "one worker, of whom the run attacks one: a mean over four takes a further step "
+    "(counters.pool)."
 )
 _MATCHED = (
     f"{PUBLISHED.capitalize()}, a pool is {BATCHES} messages' pictures instead of ten, and every "

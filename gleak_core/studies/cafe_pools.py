@@ -2,7 +2,8 @@
 
 CAFE's own attack matches the messages as they come: in the horizontal protocol the mean over four
 workers. Ours solves the messages of one worker for the inputs of a layer, and fits every picture to
-its own; it needs each worker's own message, for those of a mean cannot be solved.
+its own; it takes each worker's own messages. (Those of a mean leave a constant of each worker
+unknown, which `gleak_core.aggregated` finds; see `cafe_counters`.)
 """
 
 from collections.abc import Mapping, Sequence
