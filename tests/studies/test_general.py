@@ -17,6 +17,7 @@ from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
 from gleak_core.studies import (
     general_attacks,
+    general_fused,
     general_labels,
     general_rivals,
     general_solvers,
@@ -465,3 +466,36 @@ def test_only_the_optimisers_are_exchanged(made_up, monkeypatch: pytest.MonkeyPa
         "grad_inversion", "plain_lbfgs", 0.5,
     )  # fmt: skip
     assert torch.equal(own["start"], other["start"]) and own["steps"] == other["steps"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_difference_is_one_for_the_pictures_and_nothing_for_their_blend(share: float) -> None:
+    true = sample("cifar10", 6, seed=1).images
+    fused = general_attacks.blend(true, general_attacks.TARGETS[1])
+    found = torch.lerp(fused, true, share)
+    assert general_fused.difference(found, true) == pytest.approx(share, abs=1e-6)
+
+
+def test_fusions_change_one_thing_at_a_time(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weight of total variation and the evaluations, and neither batch nor start nor rate."""
+    told: list[dict[str, Any]] = []
+    real: Any = attacks.general
+
+    def spy(seen: Any, **options: Any) -> Any:
+        gradient = torch.cat([g.flatten(1) for g in seen.gradient().values()], 1)
+        told.append({"gradient": gradient, **options})
+        return real(seen, **(options | {"steps": FEW}))
+
+    monkeypatch.setattr(attacks, "general", spy)
+    for tv, evaluations in ((0.0, 600), (0.5, 600), (0.5, 2400)):
+        cell = {"pictures": 4, "tv": tv, "evaluations": evaluations}
+        for row in general_fused.pairs(cell, [0, 1], "cpu"):
+            assert row.keys() == {"psnr", "to_the_blend", "difference", "status", "evaluations"}
+    none, short, long = told
+    assert none.pop("penalties") == {}
+    assert short.pop("penalties") == long.pop("penalties") == {"tv_mean": 0.5}
+    assert [one.pop("steps") for one in told] == [600, 600, 2400]
+    for name in ("gradient", "start"):
+        first, *others = (one.pop(name) for one in told)
+        assert all(torch.equal(first, other) for other in others)
+    assert none == short == long
