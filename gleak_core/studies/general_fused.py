@@ -30,7 +30,7 @@ def pairs(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
             some,
             "ImageNet",
             penalties={"tv_mean": weight} if weight else {},
-            steps=int(cell["evaluations"]),
+            steps=int(cell["budget"]),
         )
         for t, batch in enumerate(own):
             order = metrics.score(only(found, t), batch).order[0]
@@ -55,7 +55,7 @@ def difference(found: Tensor, true: Tensor) -> float:
 
 def _seconds(cell: Cell) -> float:
     """One CPU core, measured: 75 ms for an evaluation of sixteen pictures on the wide network."""
-    return int(cell["evaluations"]) * (0.075 if int(cell["pictures"]) == BATCH else 0.007)
+    return int(cell["budget"]) * (0.075 if int(cell["pictures"]) == BATCH else 0.007)
 
 
 STUDIES: tuple[Study, ...] = (
@@ -63,8 +63,8 @@ STUDIES: tuple[Study, ...] = (
         id="duplicates.fused",
         title="Two pictures of each label: found, or fused",
         metrics=("psnr", "to_the_blend", "difference"),
-        cells=grid(pictures=(FEW,), tv=WEIGHTS, evaluations=(SHORT, LONG))
-        + grid(pictures=(BATCH,), tv=WEIGHTS, evaluations=(SHORT,)),
+        cells=grid(pictures=(FEW,), tv=WEIGHTS, budget=(SHORT, LONG))
+        + grid(pictures=(BATCH,), tv=WEIGHTS, budget=(SHORT,)),
         measure=pairs,
         seconds=_seconds,
         reads=lambda _: ("imagenet",),

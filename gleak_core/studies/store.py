@@ -47,6 +47,14 @@ class Store:
     study: Study
     folder: Path = RESULTS
 
+    def __post_init__(self) -> None:
+        taken = sorted(set(self.study.keys) & {"seed", *self.study.metrics, *ABOUT})
+        if taken:
+            raise ValueError(
+                f"{self.study.id} has the key {taken[0]}, which is a column of every row: "
+                "give the key another name"
+            )
+
     @property
     def path(self) -> Path:
         """Where the rows lie."""

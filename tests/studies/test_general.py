@@ -488,7 +488,7 @@ def test_fusions_change_one_thing_at_a_time(made_up, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(attacks, "general", spy)
     for tv, evaluations in ((0.0, 600), (0.5, 600), (0.5, 2400)):
-        cell = {"pictures": 4, "tv": tv, "evaluations": evaluations}
+        cell = {"pictures": 4, "tv": tv, "budget": evaluations}
         for row in general_fused.pairs(cell, [0, 1], "cpu"):
             assert row.keys() == {"psnr", "to_the_blend", "difference", "status", "evaluations"}
     none, short, long = told

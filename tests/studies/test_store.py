@@ -43,6 +43,12 @@ def test_rows_come_back(store: Store) -> None:
     assert list(frame.columns) == list(store.columns)
 
 
+@pytest.mark.parametrize("name", ["evaluations", "seed", "value"])
+def test_a_key_that_is_a_column_of_every_row_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"has the key {name}, which is a column of every row"):
+        Store(toy.toy(cells=[{name: 1}]), tmp_path)
+
+
 def test_words_that_pandas_takes_for_nothing_survive(tmp_path: Path) -> None:
     named = Store(toy.toy(cells=[{"defence": "None"}, {"defence": "NA"}]), tmp_path)
     with named.writing() as writer:
