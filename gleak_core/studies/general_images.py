@@ -167,7 +167,7 @@ STUDIES: tuple[Study, ...] = (
         + grid(regularisers=SQUARED, tv=("mean",), terms=("squared",)),
         reading={"tv": "mean", "terms": "as printed"},
         seconds=_cifar,
-        paper=MANY,
+        paper=FEWEST,
         deviations=(
             _NET,
             "Total variation stands for the table as a mean: as a sum it is measured beside.",
