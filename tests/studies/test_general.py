@@ -17,6 +17,7 @@ from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
 from gleak_core.studies import (
     general_attacks,
+    general_forms,
     general_fused,
     general_labels,
     general_rivals,
@@ -499,3 +500,27 @@ def test_fusions_change_one_thing_at_a_time(made_up, monkeypatch: pytest.MonkeyP
         first, *others = (one.pop(name) for one in told)
         assert all(torch.equal(first, other) for other in others)
     assert none == short == long
+
+
+def test_only_the_optimiser_or_the_weight_of_the_clip_term_differs(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    real: Any = attacks.general
+
+    def spy(seen: Any, **options: Any) -> Any:
+        told.append(options)
+        return real(seen, **options)
+
+    monkeypatch.setattr(attacks, "general", spy)
+    for optimiser in general_forms.OPTIMISERS:
+        for weight in general_forms.WEIGHTS:
+            cell = {"optimiser": optimiser, "clip": weight}
+            assert len(list(general_forms.formed(cell, [0, 1], "cpu"))) == 2
+    assert [one["solver"] for one in told] == [
+        name for name in ("plain_lbfgs", "lbfgs", "adam") for _ in range(3)
+    ]
+    assert [one["penalties"].get("clip", 0.0) for one in told] == [0.0, 0.01, 100.0] * 3
+    assert {one["penalties"]["tv_mean"] for one in told} == {0.5}
+    assert {one["steps"] for one in told} == {FEW}
+    assert all(torch.equal(one["start"], told[0]["start"]) for one in told)
