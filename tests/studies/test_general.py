@@ -477,8 +477,8 @@ def test_the_difference_is_one_for_the_pictures_and_nothing_for_their_blend(shar
     assert general_fused.difference(found, true) == pytest.approx(share, abs=1e-6)
 
 
-def test_fusions_change_one_thing_at_a_time(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weight of total variation and the evaluations, and neither batch nor start nor rate."""
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Record what the paper's attack is given, and have it hardly begin."""
     told: list[dict[str, Any]] = []
     real: Any = attacks.general
 
@@ -488,39 +488,78 @@ def test_fusions_change_one_thing_at_a_time(made_up, monkeypatch: pytest.MonkeyP
         return real(seen, **(options | {"steps": FEW}))
 
     monkeypatch.setattr(attacks, "general", spy)
-    for tv, evaluations in ((0.0, 600), (0.5, 600), (0.5, 2400)):
-        cell = {"pictures": 4, "tv": tv, "budget": evaluations}
-        for row in general_fused.pairs(cell, [0, 1], "cpu"):
-            assert row.keys() == {"psnr", "to_the_blend", "difference", "status", "evaluations"}
-    none, short, long = told
-    assert none.pop("penalties") == {}
-    assert short.pop("penalties") == long.pop("penalties") == {"tv_mean": 0.5}
+    return told
+
+
+def alike(told: Sequence[dict[str, Any]]) -> bool:
+    """Say whether all calls were given the same, tensors by their values."""
+    first, *others = told
+    return all(
+        one.keys() == first.keys()
+        and all(
+            torch.equal(value, one[name]) if isinstance(value, torch.Tensor) else value == one[name]
+            for name, value in first.items()
+        )
+        for one in others
+    )
+
+
+def test_fusions_change_one_thing_at_a_time(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weight of total variation and the evaluations, and neither batch nor start nor rate."""
+    told = spied(monkeypatch)
+    for cell in (
+        {"pictures": 4, "tv": 0.0, "budget": 600},
+        {"pictures": 4, "tv": 0.5, "budget": 600},
+        {"pictures": 4, "tv": 0.5, "budget": 2400},
+    ):
+        assert len(list(general_fused.pairs(cell, [0, 1], "cpu"))) == 2
+    assert [one.pop("penalties") for one in told] == [{}, {"tv_mean": 0.5}, {"tv_mean": 0.5}]
     assert [one.pop("steps") for one in told] == [600, 600, 2400]
-    for name in ("gradient", "start"):
-        first, *others = (one.pop(name) for one in told)
-        assert all(torch.equal(first, other) for other in others)
-    assert none == short == long
+    assert alike(told)
 
 
-def test_only_the_optimiser_or_the_weight_of_the_clip_term_differs(
-    made_up, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fused", [True, False])
+def test_blends_are_told_from_the_pictures_in_whatever_order_they_come(
+    fused: bool, made_up, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[dict[str, Any]] = []
+    cell = {"pictures": 4, "tv": 0.05, "budget": FEW}
+    own = Victims("ImageNet", (2, 2)).batches([0, 1])
+    true = torch.stack([batch.images for batch in own])
+    if fused:
+        true = torch.stack([general_attacks.blend(x, general_attacks.TARGETS[1]) for x in true])
     real: Any = attacks.general
 
-    def spy(seen: Any, **options: Any) -> Any:
-        told.append(options)
-        return real(seen, **options)
+    def answer(seen: Any, **options: Any) -> Any:
+        found = real(seen, **options)
+        order = torch.tensor([1, 0, 3, 2])
+        labels = torch.stack([batch.labels for batch in own])
+        return replace(found, images=true[:, order].to(found.images), labels=labels[:, order])
 
-    monkeypatch.setattr(attacks, "general", spy)
-    for optimiser in general_forms.OPTIMISERS:
-        for weight in general_forms.WEIGHTS:
-            cell = {"optimiser": optimiser, "clip": weight}
-            assert len(list(general_forms.formed(cell, [0, 1], "cpu"))) == 2
-    assert [one["solver"] for one in told] == [
-        name for name in ("plain_lbfgs", "lbfgs", "adam") for _ in range(3)
-    ]
-    assert [one["penalties"].get("clip", 0.0) for one in told] == [0.0, 0.01, 100.0] * 3
-    assert {one["penalties"]["tv_mean"] for one in told} == {0.5}
-    assert {one["steps"] for one in told} == {FEW}
-    assert all(torch.equal(one["start"], told[0]["start"]) for one in told)
+    monkeypatch.setattr(attacks, "general", answer)
+    for row in general_fused.pairs(cell, [0, 1], "cpu"):
+        near, far = ("to_the_blend", "psnr") if fused else ("psnr", "to_the_blend")
+        assert row[near] > 80 > 40 > row[far]
+        assert row["difference"] == pytest.approx(0 if fused else 1, abs=1e-5)
+
+
+def test_the_clip_term_is_changed_in_one_way_at_a_time(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = spied(monkeypatch)
+    for cell in general_forms.STUDIES[0].cells:
+        for row in general_forms.formed(cell, [0, 1], "cpu"):
+            assert 0 <= row["outside"] <= 100
+    first = [one.pop("penalties") for one in told]
+    assert all(one.pop("tv_mean") == 0.5 for one in first)
+    squares = 100.0 * 4 * 3 * 32 * 32
+    assert first == [
+        {}, {"clip": 100.0}, {"clip": 1.0}, {"clip": 0.01}, {"clip_squared": squares},
+        {"clip_squared": 100.0}, *([{}, {"clip": 100.0}] * 3),
+    ]  # fmt: skip
+    as_it_is, line, norms, both = told[:6], told[6:8], told[8:10], told[10:]
+    for one in (*line, *both):
+        assert (one["solver"], one["rate"]) == ("lbfgs", 1.0)
+        one |= {name: told[0][name] for name in ("solver", "rate")}
+    for one in (*norms, *both):
+        assert one.pop("distance") == "l2_per_layer"
+    assert alike([*as_it_is, *line, *norms, *both])
