@@ -172,6 +172,11 @@ STUDIES: tuple[Study, ...] = (
             _NET,
             "Total variation stands for the table as a mean: as a sum it is measured beside.",
             f"The batches are of {CIFAR_BATCH} pictures of CIFAR-10: the table gives neither.",
+            "As printed, clip and scale are norms over the batch; squared, they are means of "
+            "squares, so that a weight of 100 is a hundredth for the square of each pixel.",
+            "The ℓ2 term is the norm of the batch, for which the source gives no formula.",
+            "Gradients are matched by the squared distance, where Equation 10 has a norm for each "
+            "layer.",
             _BUDGET,
             _SHARED,
             _LPIPS,
