@@ -29,7 +29,7 @@ from gleak_core.studies.general_attacks import (
 from gleak_core.studies.study import Cell, Row, Study, grid
 from gleak_core.studies.trials import SIDE, groups, side_by_side
 
-__all__ = ["ATTACKS", "STARTED", "STUDIES", "measured"]
+__all__ = ["ASKS", "ATTACKS", "STARTED", "STUDIES", "measured"]
 
 LENET, NORMED = "LeNet", "with BatchNorm"
 STARTED = 4  # a group of GradInversion
@@ -113,6 +113,12 @@ def _seconds(cell: Cell) -> float:
     return 8.0 * (STARTED if "four" in str(cell["attack"]) else 1)
 
 
+ASKS = {
+    "psnr": Metric("psnr", "dB", "higher", "mean"),
+    "ssim": Metric("ssim", "", "higher", "mean"),
+    "accuracy": Metric("accuracy", "%", "higher", "mean"),
+}
+
 STUDIES: tuple[Study, ...] = (
     Study(
         id="rivals.terms",
@@ -134,11 +140,7 @@ STUDIES: tuple[Study, ...] = (
             "DLG's LeNet with a BatchNorm after each convolution, and is not trained.",
             f"{BLOCK} batches share a network; the interval treats them as if each had its own.",
         ),
-        asks={
-            "psnr": Metric("psnr", "dB", "higher", "mean"),
-            "ssim": Metric("ssim", "", "higher", "mean"),
-            "accuracy": Metric("accuracy", "%", "higher", "mean"),
-        },
+        asks=ASKS,
         chapter="03_general",
     ),
 )

@@ -6,7 +6,6 @@ No paper has this table. `general_rivals` has both attacks with their own.
 from collections.abc import Iterator, Sequence
 
 from gleak_core import attacks
-from gleak_core.papers import Metric
 from gleak_core.studies.general_attacks import (
     ADAM,
     BLOCK,
@@ -21,6 +20,7 @@ from gleak_core.studies.general_attacks import (
     general,
     measures,
 )
+from gleak_core.studies.general_rivals import ASKS
 from gleak_core.studies.study import Cell, Row, Study, grid
 from gleak_core.studies.trials import groups
 
@@ -55,7 +55,7 @@ STUDIES: tuple[Study, ...] = (
     Study(
         id="rivals.solver",
         title="Two attacks, each with the other's optimiser",
-        metrics=("psnr", "ssim", "accuracy"),
+        metrics=tuple(ASKS),
         cells=grid(attack=SWAPPED),
         measure=swapped,
         seconds=lambda _: 8.0,
@@ -68,11 +68,7 @@ STUDIES: tuple[Study, ...] = (
             f"{RATE:g}, and Adam at {ADAM:g}.",
             f"{BLOCK} batches share a network; the interval treats them as if each had its own.",
         ),
-        asks={
-            "psnr": Metric("psnr", "dB", "higher", "mean"),
-            "ssim": Metric("ssim", "", "higher", "mean"),
-            "accuracy": Metric("accuracy", "%", "higher", "mean"),
-        },
+        asks=ASKS,
         chapter="03_general",
     ),
 )
