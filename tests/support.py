@@ -98,7 +98,7 @@ def measures_what_it_names(study: Study, limits: Mapping[str, tuple[float, float
 
     def measure(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         for row in real(cell, seeds, device):
-            assert set(row) == {*named, "status", "evaluations"}
+            assert {*row} - {"seconds"} == {*named, "status", "evaluations"}
             yield row
 
     ends = study.cells[:1] + study.cells[1:][-1:]

@@ -8,17 +8,14 @@ from dataclasses import replace
 
 from gleak_core.studies import cafe_attacks, cafe_learning
 from gleak_core.studies.cafe_attacks import (
-    BATCH,
     BATCHES,
-    BLOCK,
     GRANTED,
     LONG,
     LOSSES,
     MANY,
     METHODS,
-    OURS,
-    PUBLISHED,
     RATIO,
+    SHOWN,
     SPARSE,
     VARIANTS,
     VERTICAL_RATIO,
@@ -26,16 +23,21 @@ from gleak_core.studies.cafe_attacks import (
 )
 from gleak_core.studies.cafe_learning import ATTACKS, EACH, ITEMS, RATES, ROUNDS
 from gleak_core.studies.cafe_pools import (
+    BATCH,
+    BLOCK,
     EPOCHS,
     HORIZONTAL,
     JOINT,
     KNOWN,
+    OURS,
+    PUBLISHED,
     SINGLE,
     VERTICAL,
     WORKERS,
     reads,
 )
 from gleak_core.studies.study import Cell, Study, declared, grid
+from gleak_core.studies.trials import SHARED
 
 __all__ = ["STUDIES"]
 
@@ -94,7 +96,7 @@ def _pool(cell: Cell) -> float:
 
 
 def _epoch(cell: Cell) -> float:
-    return _leak(cell, BATCH, steps=LONG) / 3  # a run shows several epochs
+    return _leak(cell, BATCH, steps=LONG) / len(SHOWN)  # a run shows them all
 
 
 def _at_forty(cell: Cell) -> float:
@@ -109,7 +111,7 @@ def _learning(cell: Cell) -> float:
 
 
 def _scale(cell: Cell) -> float:
-    return _shot(int(cell["pictures"]), block=MANY)
+    return _shot(int(cell["pictures"]), block=SHARED)
 
 
 def _inputs(cell: Cell) -> float:
@@ -146,7 +148,8 @@ _MATCHED = (
 )
 _PICTURES = (
     f"A trial is a picture, and {MANY} or {BLOCK} of them come out of one run: the interval treats "
-    "them as if each had its own."
+    "them as if each had its own. Tables that ask for the same runs show the same runs, and each "
+    "says what its own would take."
 )
 _DLG = f"DLG descends by Adam for {JOINT} steps, from U(0,1) and with its labels to be found."
 _CAFE = (_NET, _ALGEBRA, *_MATCHED, _PICTURES)
@@ -269,7 +272,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     declared(
         "cafe.fig3",
-        cells=grid(epoch=(50, 100, 200, 300, 450, 600), attack=BOTH),
+        cells=grid(epoch=SHOWN, attack=BOTH),
         measure=cafe_attacks.by_epoch,
         reads=lambda _: reads({"dataset": "Linnaeus"}),
         block=MANY,
@@ -337,13 +340,13 @@ STUDIES: tuple[Study, ...] = (
             cells=grid(pictures=(400, 1000, 2000, 4000, 10_000)),
             measure=cafe_attacks.by_size,
             reads=("cifar10",),
-            block=MANY,
+            block=SHARED,
             seconds=_scale,
             paper=FORTY,
             deviations=(
                 _NET,
                 _ALGEBRA,
-                f"All pictures' inputs are recovered; {MANY} of each run are fitted and judged.",
+                f"All pictures' inputs are recovered; {SHARED} of each run are fitted and judged.",
                 _PICTURES,
                 "The pictures are CIFAR-10's, in batches of 40: the paper names neither. Where "
                 "the set has fewer, mirrored and turned ones follow.",

@@ -1,10 +1,11 @@
 """The tables and figures of CAFE: what is asked of pools, and how it is scored.
 
-A trial is a picture. Those of one pool share its network and its batches, and their cost.
+A trial is a picture. Those of one pool share its network and its batches, and their cost. Many
+tables show the same runs, so what is read off a run is kept.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,23 +14,32 @@ from gleak_core import cafe, metrics
 from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
 from gleak_core.studies import cafe_pools
-from gleak_core.studies.cafe_pools import HORIZONTAL, VERTICAL, WORKERS, Loss, Pool, decibel
+from gleak_core.studies.cafe_pools import (
+    BATCH,
+    BLOCK,
+    CLEAR,
+    HORIZONTAL,
+    OURS,
+    PUBLISHED,
+    VERTICAL,
+    WORKERS,
+    Loss,
+    Pool,
+    decibel,
+)
+from gleak_core.studies.kept import kept
 from gleak_core.studies.study import Cell, Row
-from gleak_core.studies.trials import groups
+from gleak_core.studies.trials import SHARED, groups
 
 __all__ = [
-    "BATCH",
     "BATCHES",
-    "BLOCK",
-    "CLEAR",
     "GRANTED",
     "LONG",
     "LOSSES",
     "MANY",
     "METHODS",
-    "OURS",
-    "PUBLISHED",
     "RATIO",
+    "SHOWN",
     "SPARSE",
     "VARIANTS",
     "VERTICAL_RATIO",
@@ -50,15 +60,16 @@ __all__ = [
 
 METHODS = ("CAFE", "DLG")
 GRANTED = "DLG, labels granted (iDLG at best)"
-OURS, PUBLISHED = "by linear algebra", "as published"
-BLOCK, MANY = 5, 10  # trials out of one run: by linear algebra; matched, or where a rate is asked
-BATCH = 40  # of one step, over all workers
+MANY = 10  # trials out of one run that is matched
 RATIO, VERTICAL_RATIO = 0.1, 0.2  # of the pool, in one step
 WHOLE = {HORIZONTAL: 500, VERTICAL: 800}  # the pools of Table 4: a worker's; all
 SPARSE = 100  # that of its attack as published, vertical
 BATCHES = 2  # messages that hold a pool once where it is matched: a larger one takes hours
 LONG = 600  # steps of Figure 3
-CLEAR = 30.0  # dB, from which on the source calls a picture leaked
+SHOWN = (50, 100, 200, 300, 450, 600)  # those after which it is looked at
+
+Score: TypeAlias = dict[str, float | str | list[float]]
+"""What is read off one picture of a run: see `_scores`."""
 
 LOSSES = {
     "CAFE": Loss(),
@@ -80,12 +91,6 @@ VARIANTS = {
 # --- which runs ---------------------------------------------------------------------------------
 
 
-def _judged(seeds: Sequence[int], block: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield the number of each run, and which of its trials are asked for."""
-    for number, some in groups(seeds, block):
-        yield number, tuple(seed % block for seed in some)
-
-
 def _leaked(
     attack: str,
     protocol: str,
@@ -98,78 +103,103 @@ def _leaked(
     loss: Loss | None = None,
     steps: int = 0,
     block: int = 0,
-) -> Iterator[tuple[Reconstruction, Batch]]:
-    """Yield what an attack makes of messages over so many pictures, and the private ones.
+) -> Iterator[Row]:
+    """Yield the score of each picture that is leaked from messages over so many.
 
     By linear algebra a horizontal message is one worker's, a quarter of them.
     """
     own = batch // WORKERS if protocol == HORIZONTAL else batch
+    items = round(own / ratio) if attack == OURS else BATCHES * own
     block = block or (BLOCK if attack == OURS else MANY)
-    for number, only in _judged(seeds, block):
-        if attack == OURS:
-            pool = Pool(protocol, dataset, round(own / ratio), own, number)
-            batch_, found = cafe_pools.shots(pool, only, device, steps or cafe_pools.EPOCHS)
-            yield found, batch_
-            continue
-        pool = Pool(protocol, dataset, BATCHES * own, own, number)
-        batch_, found = cafe_pools.matched(pool, loss or Loss(), device, steps or cafe_pools.JOINT)
-        spread = [t * len(batch_) // block for t in only]  # over all workers
-        yield _some(found, spread), batch_[spread]
+    for number, some in groups(seeds, block):
+        pool = Pool(protocol, dataset, items, own, number)
+        yield from _of(attack, pool, block, some, device, loss=loss, steps=steps)
 
 
-def _some(found: Reconstruction, chosen: list[int]) -> Reconstruction:
-    """Return some trials of a run."""
-    history = found.history
-    return replace(
-        found,
-        images=found.images[chosen],
-        labels=None if found.labels is None else found.labels[chosen],
-        loss=found.loss[chosen],
-        status=tuple(found.status[t] for t in chosen),
-        evaluations=found.evaluations[chosen],
-        history=replace(history, loss=history.loss[:, chosen], frames=history.frames[:, chosen]),
-    )
+def _of(
+    attack: str,
+    pool: Pool,
+    block: int,
+    seeds: Sequence[int],
+    device: str,
+    *,
+    loss: Loss | None = None,
+    steps: int = 0,
+) -> Iterator[Row]:
+    """Yield the scores of some of the pictures that are judged of a run."""
+    if attack == OURS:
+        scores, seconds = _solved(pool, block, steps or cafe_pools.EPOCHS, device)
+    else:
+        scores, seconds = _matched(pool, loss or Loss(), block, steps or cafe_pools.JOINT, device)
+    for seed in seeds:
+        yield {**scores[seed % block], "seconds": seconds / block}
+
+
+@kept(reads=lambda pool, *_: cafe_pools.reads({"dataset": pool.dataset}))
+def _solved(pool: Pool, block: int, steps: int, device: str) -> list[Score]:
+    """Return the scores of a worker's first pictures, by linear algebra."""
+    own, found = cafe_pools.shots(pool, tuple(range(block)), device, steps)
+    return _scores(found, own, range(block))
+
+
+@kept(reads=lambda pool, *_: cafe_pools.reads({"dataset": pool.dataset}))
+def _matched(pool: Pool, loss: Loss, block: int, steps: int, device: str) -> list[Score]:
+    """Return the scores of some pictures, of all workers alike, of those matched together."""
+    own, found = cafe_pools.matched(pool, loss, device, steps)
+    return _scores(found, own, [t * len(own) // block for t in range(block)])
+
+
+@kept(reads=lambda pool, *_: cafe_pools.reads({"dataset": pool.dataset}))
+def _dlg(pool: Pool, granted: bool, device: str) -> list[Score]:
+    """Return the scores of a batch that DLG attacks, in the order that fits it best."""
+    own, found = cafe_pools.dlg(pool, device, granted=granted)
+    order = metrics.score(found, own).order[0]
+    psnr = decibel(found.images[0].cpu()[order], own.images)
+    about = {"status": found.status[0], "evaluations": int(found.evaluations[0])}
+    return [{"psnr": float(reached), **about} for reached in psnr]
 
 
 # --- how they are scored ------------------------------------------------------------------------
 
 
-def _rows(found: Reconstruction, own: Batch, *names: str) -> Iterator[Row]:
-    """Yield a row for each picture, where each is a trial of its own."""
-    psnr = decibel(found.images[:, 0], own.images)
-    ssim = metrics.ssim(found.images[:, 0].cpu().clamp(0, 1).nan_to_num(0.5), own.images)
-    left = found.loss.cpu() / found.history.loss[0].cpu()
-    for t, status in enumerate(found.status):
-        row = {
-            "psnr": float(psnr[t]),
-            "success_rate": float(psnr[t] >= CLEAR),
+def _scores(found: Reconstruction, own: Batch, chosen: Sequence[int]) -> list[Score]:
+    """Return, of each of some pictures: its quality, what is left of its loss, and its progress.
+
+    Each picture is a trial of the run. `shown` is its PSNR after so many `steps`.
+    """
+    history = found.history
+    chosen = list(chosen)
+    psnr = decibel(found.images[chosen, 0], own.images[chosen])
+    images = found.images[chosen, 0].cpu().clamp(0, 1).nan_to_num(0.5)
+    ssim = metrics.ssim(images, own.images[chosen])
+    left = found.loss.cpu() / history.loss[0].cpu()
+    shown = torch.stack(
+        [decibel(frame[chosen, 0], own.images[chosen]) for frame in history.frames]
+    )  # (F, T)
+    return [
+        {
+            "psnr": float(psnr[k]),
+            "ssim": float(ssim[k]),
             "loss": float(left[t]),
-            "ssim": float(ssim[t]),
+            "steps": history.frame_steps.tolist(),
+            "shown": shown[:, k].tolist(),
+            "status": found.status[t],
+            "evaluations": int(found.evaluations[t]),
         }
-        yield {n: row[n] for n in names} | _known(found, t, status)
+        for k, t in enumerate(chosen)
+    ]
 
 
-def _known(found: Reconstruction, t: int, status: str) -> Row:
-    return {"status": status, "evaluations": int(found.evaluations[t])}
+def _named(score: Row, *names: str) -> Row:
+    """Return a row with these of a picture's measures."""
+    row = {**score, "success_rate": float(score["psnr"] >= CLEAR)}
+    return {n: row[n] for n in (*names, "status", "evaluations", "seconds")}
 
 
-def _soon(frames: Tensor, steps: Tensor, own: Batch) -> list[float]:
-    """Return after how many steps each picture is clear, in frames (F, T, C, H, W); or infinity."""
-    clear = torch.stack([decibel(frame, own.images) >= CLEAR for frame in frames])  # (F, T)
-    first = steps[clear.int().argmax(0)].double()
-    return torch.where(clear.any(0), first, torch.inf).tolist()
-
-
-def _dlg(dataset: str, seeds: Sequence[int], device: str, granted: bool) -> Iterator[Row]:
-    """Yield the PSNR of pictures of a batch of forty, in the order that fits it best."""
-    for number, only in _judged(seeds, MANY):
-        pool = Pool(HORIZONTAL, dataset, BATCH, BATCH, number)
-        own, found = cafe_pools.dlg(pool, device, granted=granted)
-        order = metrics.score(found, own).order[0]
-        psnr = decibel(found.images[0].cpu()[order], own.images)
-        for t in only:
-            row = {"psnr": float(psnr[t]), "success_rate": float(psnr[t] >= CLEAR)}
-            yield row | _known(found, 0, found.status[0])
+def _soon(score: Row) -> float:
+    """Return after how many steps a picture is clear, or infinity."""
+    clear = [n for n, psnr in zip(score["steps"], score["shown"], strict=True) if psnr >= CLEAR]
+    return float(min(clear, default=torch.inf))
 
 
 # --- the studies --------------------------------------------------------------------------------
@@ -179,12 +209,15 @@ def by_method(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """CAFE, and DLG on the mean gradient of forty pictures."""
     dataset, attack = str(cell.get("dataset", "CIFAR-10")), str(cell["attack"])
     names = ("psnr",) if "dataset" in cell else ("psnr", "success_rate")
-    if cell["method"] != "CAFE":
-        for row in _dlg(dataset, seeds, device, cell["method"] == GRANTED):
-            yield {n: row[n] for n in (*names, "status", "evaluations")}
+    if cell["method"] == "CAFE":
+        for score in _leaked(attack, HORIZONTAL, dataset, BATCH, seeds, device):
+            yield _named(score, *names)
         return
-    for found, own in _leaked(attack, HORIZONTAL, dataset, BATCH, seeds, device):
-        yield from _rows(found, own, *names)
+    for number, some in groups(seeds, MANY):
+        pool = Pool(HORIZONTAL, dataset, BATCH, BATCH, number)
+        scores, seconds = _dlg(pool, cell["method"] == GRANTED, device)
+        for seed in some:
+            yield _named({**scores[seed % MANY], "seconds": seconds / MANY}, *names)
 
 
 def speed(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -196,17 +229,20 @@ def speed(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     if cell["method"] == "DLG":
         for seed in seeds:
             own, found = cafe_pools.dlg(Pool(HORIZONTAL, dataset, 1, 1, seed), device)
-            [soon] = _soon(found.history.frames[:, 0], found.history.frame_steps, own)
-            most = cafe_pools.SINGLE + 1
-            yield {"iterations": min(soon, most), **_known(found, 0, found.status[0])}
+            frames = found.history.frames[:, 0]
+            psnr = [float(decibel(frame, own.images)) for frame in frames]
+            soon = _soon({"steps": found.history.frame_steps.tolist(), "shown": psnr})
+            yield {
+                "iterations": min(soon, float(cafe_pools.SINGLE + 1)),
+                "status": found.status[0],
+                "evaluations": int(found.evaluations[0]),
+            }
         return
     attack = str(cell["attack"])
     most = (cafe_pools.EPOCHS if attack == OURS else cafe_pools.JOINT) + 1
-    for found, own in _leaked(attack, HORIZONTAL, dataset, batch, seeds, device):
-        soon = _soon(found.history.frames[:, :, 0], found.history.frame_steps, own)
-        for t, status in enumerate(found.status):
-            shared = soon[t] / batch if soon[t] < most else float(most)
-            yield {"iterations": shared, **_known(found, t, status)}
+    for score in _leaked(attack, HORIZONTAL, dataset, batch, seeds, device):
+        soon = _soon(score)
+        yield {"iterations": soon / batch if soon < most else float(most)} | _named(score)
 
 
 def losses_horizontal(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -221,15 +257,15 @@ def losses_vertical(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[R
 
 def _by_loss(cell: Cell, seeds: Sequence[int], device: str, protocol: str) -> Iterator[Row]:
     loss, dataset = LOSSES[str(cell["loss"])], str(cell["dataset"])
-    for found, own in _leaked(PUBLISHED, protocol, dataset, BATCH, seeds, device, loss=loss):
-        yield from _rows(found, own, "psnr")
+    for score in _leaked(PUBLISHED, protocol, dataset, BATCH, seeds, device, loss=loss):
+        yield _named(score, "psnr")
 
 
 def ablated(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """CAFE's loss, and without each of its terms."""
     loss = VARIANTS[str(cell["variant"])]
-    for found, own in _leaked(PUBLISHED, HORIZONTAL, "CIFAR-10", BATCH, seeds, device, loss=loss):
-        yield from _rows(found, own, "psnr", "ssim")
+    for score in _leaked(PUBLISHED, HORIZONTAL, "CIFAR-10", BATCH, seeds, device, loss=loss):
+        yield _named(score, "psnr", "ssim")
 
 
 def batches_horizontal(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -246,52 +282,47 @@ def _by_batch(
     cell: Cell, seeds: Sequence[int], device: str, protocol: str, batch: int, ratio: float
 ) -> Iterator[Row]:
     attack, dataset = str(cell["attack"]), str(cell["dataset"])
-    for found, own in _leaked(attack, protocol, dataset, batch, seeds, device, ratio=ratio):
-        yield from _rows(found, own, "psnr")
+    for score in _leaked(attack, protocol, dataset, batch, seeds, device, ratio=ratio):
+        yield _named(score, "psnr")
 
 
 def by_ratio(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Pools of one size, of which a step sees a tenth to a hundredth."""
-    protocol, dataset = str(cell["protocol"]), str(cell["dataset"])
-    published = cell["attack"] == PUBLISHED
-    items = SPARSE if published else WHOLE[protocol]
+    protocol, dataset, attack = (str(cell[n]) for n in ("protocol", "dataset", "attack"))
+    items, block = (WHOLE[protocol], BLOCK) if attack == OURS else (SPARSE, MANY)
     batch = round(float(cell["batch_ratio"]) * items)
-    for number, only in _judged(seeds, MANY if published else BLOCK):
+    for number, some in groups(seeds, block):
         pool = Pool(protocol, dataset, items, batch, number)
-        if published:
-            every, run = cafe_pools.matched(pool, Loss(), device, cafe_pools.JOINT)
-            spread = [t * len(every) // MANY for t in only]
-            own, found = every[spread], _some(run, spread)
-        else:
-            own, found = cafe_pools.shots(pool, only, device, cafe_pools.EPOCHS)
-        yield from _rows(found, own, "psnr")
+        for score in _of(attack, pool, block, some, device):
+            yield _named(score, "psnr")
 
 
 def by_epoch(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
-    """What stands on the screen after so many steps on every picture."""
+    """What stands on the screen after so many steps on every picture; one run shows them all."""
     at, attack = int(cell["epoch"]), str(cell["attack"])
-    runs = _leaked(attack, HORIZONTAL, "Linnaeus", BATCH, seeds, device, steps=LONG)
-    for found, own in runs:
-        shown = int((found.history.frame_steps <= at).sum()) - 1
-        psnr = decibel(found.history.frames[shown, :, 0], own.images)
-        for t, status in enumerate(found.status):
-            row = _known(found, t, status)
-            yield {"psnr": float(psnr[t]), **row, "evaluations": min(at, row["evaluations"])}
+    for score in _leaked(attack, HORIZONTAL, "Linnaeus", BATCH, seeds, device, steps=LONG):
+        last = sum(steps <= at for steps in score["steps"]) - 1
+        yield _named(score, "psnr") | {
+            "psnr": score["shown"][last],
+            "evaluations": min(at, score["evaluations"]),
+            "seconds": score["seconds"] / len(SHOWN),
+        }
 
 
 def ended(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Both protocols at forty a step: the quality at the end, and what is left of the loss."""
     protocol, dataset = str(cell["protocol"]), str(cell["dataset"])
-    for found, own in _leaked(str(cell["attack"]), protocol, dataset, BATCH, seeds, device):
-        yield from _rows(found, own, "psnr", "loss")
+    for score in _leaked(str(cell["attack"]), protocol, dataset, BATCH, seeds, device):
+        yield _named(score, "psnr", "loss")
 
 
 def by_size(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Pools of hundreds and thousands, vertical."""
     ratio = BATCH / int(cell["pictures"])
-    runs = _leaked(OURS, VERTICAL, "CIFAR-10", BATCH, seeds, device, ratio=ratio, block=MANY)
-    for found, own in runs:
-        yield from _rows(found, own, "psnr", "success_rate")
+    for score in _leaked(
+        OURS, VERTICAL, "CIFAR-10", BATCH, seeds, device, ratio=ratio, block=SHARED
+    ):
+        yield _named(score, "psnr", "success_rate")
 
 
 def inputs(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -301,7 +332,8 @@ def inputs(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     which row is a picture's is granted, as a unit that is on for one picture alone has it.
     """
     batch = int(cell["batch"])
-    for number, only in _judged(seeds, 1 if batch == 1 else BLOCK):
+    for number, some in groups(seeds, 1 if batch == 1 else BLOCK):
+        only = [seed % (1 if batch == 1 else BLOCK) for seed in some]
         pool = Pool(HORIZONTAL, "CIFAR-10", round(batch / RATIO), batch, number)
         own = pool.own(1)[0].to(device)
         net = pool.network(own, device)

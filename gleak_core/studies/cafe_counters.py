@@ -28,8 +28,17 @@ from gleak_core.errors import GleakError
 from gleak_core.observation import Observation, Round, Update, Weights
 from gleak_core.papers import Metric
 from gleak_core.studies import cafe_pools
-from gleak_core.studies.cafe_attacks import CLEAR, OURS, PUBLISHED
-from gleak_core.studies.cafe_pools import EPOCHS, JOINT, RATE, WORKERS, Loss, decibel
+from gleak_core.studies.cafe_pools import (
+    CLEAR,
+    EPOCHS,
+    JOINT,
+    OURS,
+    PUBLISHED,
+    RATE,
+    WORKERS,
+    Loss,
+    decibel,
+)
 from gleak_core.studies.study import Cell, Row, Study, grid
 from gleak_core.studies.trials import SIDE, groups
 

@@ -17,8 +17,7 @@ from gleak_core.data import Batch
 from gleak_core.errors import GleakError
 from gleak_core.models import Network
 from gleak_core.observation import Observation, Round
-from gleak_core.studies.cafe_attacks import BLOCK
-from gleak_core.studies.cafe_pools import EPOCHS, HORIZONTAL, RATE, Pool, decibel, drawn
+from gleak_core.studies.cafe_pools import BLOCK, EPOCHS, HORIZONTAL, RATE, Pool, decibel, drawn
 from gleak_core.studies.study import Cell, Row
 from gleak_core.studies.trials import groups
 

@@ -27,6 +27,9 @@ from gleak_core.studies.trials import SIDE
 
 __all__ = [
     "APART",
+    "BATCH",
+    "BLOCK",
+    "CLEAR",
     "COVERS",
     "DEALS",
     "EPOCHS",
@@ -34,6 +37,8 @@ __all__ = [
     "JOINT",
     "KNOWN",
     "NET",
+    "OURS",
+    "PUBLISHED",
     "RATE",
     "SINGLE",
     "VERTICAL",
@@ -53,7 +58,11 @@ __all__ = [
 ]
 
 HORIZONTAL, VERTICAL = "HFL", "VFL"
+OURS, PUBLISHED = "by linear algebra", "as published"
 WORKERS = 4
+BATCH = 40  # of one step, over all workers
+BLOCK = 5  # trials out of one run by linear algebra
+CLEAR = 30.0  # dB, from which on the source calls a picture leaked
 EPOCHS = 300  # evaluations for every picture, by linear algebra
 JOINT = 150  # steps on every picture of a pool that is matched
 SINGLE = 600  # of DLG, where it has one picture
@@ -169,7 +178,6 @@ def ledger(pool: Pool, net: models.Network, own: Batch) -> cafe.Ledger:
     return book
 
 
-@lru_cache(maxsize=4)  # cells that look at the same run in another way
 def shots(
     pool: Pool, only: tuple[int, ...], device: str, steps: int
 ) -> tuple[Batch, Reconstruction]:
@@ -216,7 +224,6 @@ def _nothing(begun: Tensor) -> Reconstruction:
 # --- as published -------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2)
 def matched(pool: Pool, loss: Loss, device: str, steps: int) -> tuple[Batch, Reconstruction]:
     """Return the pictures of all workers, and what CAFE's Algorithm 1 makes of them.
 

@@ -17,8 +17,7 @@ from gleak_core.aligned import recover
 from gleak_core.data import Batch
 from gleak_core.papers import Metric
 from gleak_core.studies import cafe_pools
-from gleak_core.studies.cafe_attacks import BATCH, CLEAR
-from gleak_core.studies.cafe_pools import HORIZONTAL, VERTICAL, Pool, decibel
+from gleak_core.studies.cafe_pools import BATCH, CLEAR, HORIZONTAL, VERTICAL, Pool, decibel
 from gleak_core.studies.study import Cell, Row, Study, grid
 from gleak_core.studies.trials import SHARED, SIDE, groups
 

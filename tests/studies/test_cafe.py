@@ -1,14 +1,14 @@
 """The measurements of CAFE: pools of pictures, what equations say of them, what a model hides."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from support import forgotten, measures_what_it_names
+from support import measures_what_it_names
 from torch.nn import functional as F
 
 from gleak_core import cafe, data, samplers
@@ -21,9 +21,10 @@ from gleak_core.studies import (
     cafe_learning,
     cafe_pools,
     cafe_thousands,
+    kept,
 )
-from gleak_core.studies.cafe_attacks import LOSSES, OURS, PUBLISHED, VARIANTS
-from gleak_core.studies.cafe_pools import HORIZONTAL, VERTICAL, Loss, Pool
+from gleak_core.studies.cafe_attacks import LOSSES, VARIANTS
+from gleak_core.studies.cafe_pools import HORIZONTAL, OURS, PUBLISHED, VERTICAL, Loss, Pool
 from gleak_core.studies.study import Cell, Study
 
 SIDE = 12
@@ -46,7 +47,7 @@ def drawn(dataset: str, items: int, seed: int) -> Batch:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Small pictures and networks, for whatever a cell names."""
     pools = {"SIDE": SIDE, "NET": NET, "EPOCHS": 60, "JOINT": 10, "SINGLE": 20, "KNOWN": 5}
     studies = {"BATCH": 8, "SPARSE": 20, "LONG": 20, "WHOLE": {HORIZONTAL: 20, VERTICAL: 20}}
@@ -62,8 +63,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (cafe_pools, cafe_learning):
         monkeypatch.setattr(module, "drawn", drawn)
     monkeypatch.setattr(cafe_pools, "_others", lambda pool, own: torch.tensor(20.0))
-    with forgotten(cafe_pools.shots, cafe_pools.matched):
-        yield
+    monkeypatch.setattr(kept, "FOLDER", tmp_path)
 
 
 def rows(measure: Any, seeds: int = 2, **cell: Any) -> list[dict[str, Any]]:
@@ -197,6 +197,19 @@ def test_iterations_are_shared_by_the_batch(small: None, monkeypatch: pytest.Mon
     assert [row["iterations"] for row in rows(cafe_attacks.speed, **how)] == [61] * 2
     alone = rows(cafe_attacks.speed, **{**how, "method": "DLG", "batch": 1, "attack": PUBLISHED})
     assert [row["iterations"] for row in alone] == [21.0] * 2
+
+
+def test_tables_that_ask_for_the_same_runs_show_the_same_runs(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"dataset": "CIFAR-10", "attack": OURS}
+    first = rows(cafe_attacks.by_method, 2, method="CAFE", **how)
+    monkeypatch.setattr(cafe_pools, "shots", None)  # nobody attacks again
+    again = rows(cafe_attacks.batches_horizontal, 2, batch=2, **how)
+    assert again == first
+    assert all(row["seconds"] > 0 for row in again)
+    with pytest.raises(TypeError):
+        rows(cafe_attacks.batches_horizontal, 2, batch=3, **how)
 
 
 def test_rounds_that_come_one_by_one_are_matched_as_if_they_lay_there(small: None) -> None:
