@@ -359,11 +359,12 @@ def test_no_worker_outlives_a_run_that_was_killed(start: Start, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_two_runs_at_once_share_the_work(start: Start, tmp_path: Path) -> None:
-    both = [start(toy.run, tmp_path, 0.05) for _ in range(2)]
-    for process in both:
+    told = [tmp_path / "one", tmp_path / "other"]
+    for process in [start(toy.run, tmp_path, 0.05, tells) for tells in told]:
         process.join(120)
         assert process.exitcode == 0
     assert rows(toy.toy(), tmp_path) == ALL
+    assert sum(int(tells.read_text()) for tells in told) == 18  # nothing was measured twice
 
 
 @pytest.mark.slow

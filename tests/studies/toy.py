@@ -96,9 +96,11 @@ def toy(measure=count, cells: Sequence[Cell] = grid(a=(1, 2, 3)), **options) -> 
 # What a test starts in a process of its own:
 
 
-def run(folder: Path, pause: float) -> None:
+def run(folder: Path, pause: float, tells: Path | None = None) -> None:
     os.environ[PAUSE] = str(pause)
-    runner.run([toy()], device="cpu", folder=folder)
+    [outcome] = runner.run([toy()], device="cpu", folder=folder)
+    if tells:
+        tells.write_text(str(outcome.rows))
 
 
 def run_in_two(folder: Path, held: Path) -> None:
