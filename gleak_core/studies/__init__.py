@@ -21,6 +21,7 @@ from gleak_core.studies import (
     general_labels,
     general_rivals,
     general_solvers,
+    general_updates,
     matrix,
 )
 from gleak_core.studies.cost import GPU
@@ -50,6 +51,7 @@ STUDIES: Mapping[str, Study] = {
         cpl,
         general,
         general_images,
+        general_updates,
         general_labels,
         general_rivals,
         general_solvers,

@@ -22,6 +22,7 @@ from gleak_core.studies import (
     general_labels,
     general_rivals,
     general_solvers,
+    general_updates,
 )
 from gleak_core.studies.general_attacks import BATCH, CLASSES, EACH, METHODS, TARGETS, Victims
 from gleak_core.studies.general_images import STUDIES
@@ -563,3 +564,19 @@ def test_the_clip_term_is_changed_in_one_way_at_a_time(
     for one in (*norms, *both):
         assert one.pop("distance") == "l2_per_layer"
     assert alike([*as_it_is, *line, *norms, *both])
+
+
+def test_beside_several_updates_total_variation_weighs_what_a_row_says(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the same evaluations and rate, from the same start; the same gradient comes first."""
+    told = spied(monkeypatch)
+    [study] = general_updates.STUDIES
+    for cell in study.cells:
+        for row in general_updates.weighed(cell, [0, 1], "cpu"):
+            assert row["evaluations"] % int(cell["updates"]) == 0
+    both = [(int(cell["updates"]), float(cell["tv"])) for cell in study.cells]
+    assert [one.pop("penalties") for one in told] == [{"tv_mean": t * tv} for t, tv in both]
+    assert [one.pop("steps") * t for one, (t, _) in zip(told, both, strict=True)] == [1200] * 7
+    assert {(1, 0.5), (1, 0.25), (2, 0.25), (4, 0.125)} < {*both}  # those of updates.cost
+    assert alike(told)
