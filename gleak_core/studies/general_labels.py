@@ -18,7 +18,7 @@ from gleak_core.data import Batch
 from gleak_core.observation import Observation
 from gleak_core.papers import Metric
 from gleak_core.studies.study import Cell, Row, Study, grid
-from gleak_core.studies.trials import SHARED, SIDE, begin, groups
+from gleak_core.studies.trials import SIDE, begin, groups
 
 __all__ = ["DUMMIES", "NETWORKS", "STUDIES", "counted"]
 
@@ -43,13 +43,14 @@ OTHERS, COPIES, OWN = "other pictures", "a first reconstruction", "the private b
 NO = "none needed"
 DUMMIES = (*NOISE, OTHERS, COPIES, OWN)
 FIRST = 600  # evaluations of the attack behind a first reconstruction
+BLOCK = 10  # trials that share a network
 SMALL = 8  # pictures of a batch that can be reconstructed
 
 
 def counted(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Read the labels of batches as they come, with p and O guessed from some dummies."""
     size, rule, kind = int(cell["batch"]), str(cell["rule"]), str(cell["dummies"])
-    for number, some in groups(seeds):
+    for number, some in groups(seeds, BLOCK):
         net = _network(str(cell["network"]), number, device)
         for seed in some:
             batch = data.sample(SET, size, size=SIDE, seed=seed, balanced=False)
@@ -144,7 +145,7 @@ def _trained(kind: str, number: int, device: str) -> training.Stage:
 
 def _seconds(cell: Cell) -> float:
     """One CPU core, guessed: a reconstruction, or next to nothing and a share of a training."""
-    share = 60 / SHARED if "untrained" not in str(cell["network"]) else 0
+    share = 60 / BLOCK if "untrained" not in str(cell["network"]) else 0
     first = FIRST * (0.004 if cell["network"] in ("sigmoids, untrained",) else 0.02)
     return 0.05 + share / len(DUMMIES) + (first if cell["dummies"] == COPIES else 0)
 
@@ -164,12 +165,13 @@ STUDIES: tuple[Study, ...] = (
         measure=counted,
         seconds=_seconds,
         reads=lambda _: (SET,),
-        trials={"smoke": 2, "quick": 5, "paper": 40},
-        block=SHARED,
+        trials={"smoke": 2, "quick": 5, "paper": 20},
+        block=BLOCK,
         deviations=(
             "The labels are as they come, in CIFAR-10; a trained network has seen its victims' "
             "pictures, as a client's has.",
-            "Twenty trials share a network, trained or not.",
+            f"{BLOCK} trials share a network, trained or not; the interval treats them as if each had "
+            "its own.",
             "iDLG's rule is for a single picture. Here every class whose row sums to less than "
             "zero is named once, as its authors' argument allows; GradInversion's rule has no "
             "answer for more pictures than classes.",
