@@ -170,8 +170,8 @@ STUDIES: tuple[Study, ...] = (
         deviations=(
             "The labels are as they come, in CIFAR-10; a trained network has seen its victims' "
             "pictures, as a client's has.",
-            f"{BLOCK} trials share a network, trained or not; the interval treats them as if each had "
-            "its own.",
+            f"{BLOCK} trials share a network, trained or not; the interval treats them as if each "
+            "had its own.",
             "iDLG's rule is for a single picture. Here every class whose row sums to less than "
             "zero is named once, as its authors' argument allows; GradInversion's rule has no "
             "answer for more pictures than classes.",
