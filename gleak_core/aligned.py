@@ -7,7 +7,7 @@ part maps to Z (`recover`).
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -211,13 +211,15 @@ def together(
     fakes = _Fakes(first.to(like).flatten(1), solvers.Descent(rate, epochs, direction))
     loss = torch.full((many,), torch.nan, dtype=like.dtype)
     solved = torch.zeros(many, dtype=torch.bool)
-    curve, frames = [], [fakes.x.cpu().clone()]
+    curve, frames = [loss.clone()], [fakes.x.cpu().clone()]
     for epoch in range(epochs):
         for r, (members, (objective, _, _)) in enumerate(zip(indices, parts, strict=True)):
-            value = fakes.match(members, objective, inner)
-            loss[members] = value[0].cpu()
+            before, value = fakes.match(members, objective, inner)
+            new = members[curve[0][members].isnan()]
+            curve[0][new] = before
+            loss[members] = value
             if progress is not None:
-                progress(epoch * len(parts) + r + 1, epochs * len(parts), float(value[0]))
+                progress(epoch * len(parts) + r + 1, epochs * len(parts), value)
         curve.append(loss.clone())
         if epoch == epochs - 1 or (every and (epoch + 1) % every == 0):
             frames.append(fakes.x.cpu().clone())
@@ -236,7 +238,7 @@ def together(
             for whole, good in zip(finite.tolist(), solved.tolist(), strict=True)
         ),
         history=History(
-            steps=torch.arange(1, epochs + 1),
+            steps=torch.arange(epochs + 1),
             loss=torch.stack(curve),
             frame_steps=torch.tensor([0, *marks]),
             frames=torch.stack(frames).view(len(frames), many, 1, *shape),
@@ -257,8 +259,8 @@ def follow(
     rate: float = 0.05,
     distance: str = "squared_l2",
     seed: int = 0,
-) -> Tensor:
-    """Match rounds as they come and never again; return the pictures of the pool (N, C, H, W).
+) -> Iterator[Tensor]:
+    """Match rounds as they come and never again; yield the pictures (N, C, H, W) after each part.
 
     CAFE while the model learns: each round is matched at its own weights, and need not be kept. The
     arguments are those of `together`.
@@ -266,7 +268,6 @@ def follow(
     if inner < 1 or not rate > 0:
         raise ValueError("inner and rate must be positive")
     fakes: _Fakes | None = None
-    shape: tuple[int, ...] = ()
     for seen in stream:
         indices, shape = _members(seen, labels)
         like = next(iter(seen.rounds[0].update.values()))
@@ -281,9 +282,9 @@ def follow(
         for r, members in enumerate(indices):
             objective, _, _ = _round(seen.message(r), members, labels, distance, *none)
             fakes.match(members, objective, inner)
+        yield fakes.x.view(-1, *shape).clone()
     if fakes is None:
         raise ValueError("there is no round to match: the stream is empty")
-    return fakes.x.view(-1, *shape)
 
 
 def _members(seen: Observation, labels: Tensor) -> tuple[Tensor, tuple[int, ...]]:
@@ -305,13 +306,14 @@ class _Fakes:
         self._moments = {name: torch.zeros_like(x) for name in ("mean", "spread")}
         self._count = x.new_zeros(len(x))
 
-    def match(self, members: Tensor, objective: Objective, inner: int) -> Tensor:
-        """Take some steps on a round; return the value before the last of them (1,)."""
-        value = torch.full((1,), torch.nan)
+    def match(self, members: Tensor, objective: Objective, inner: int) -> tuple[float, float]:
+        """Take some steps on a round; return the values before the first and the last of them."""
+        values = []
         for _ in range(inner):
             value, slope = objective.value_and_grad(self.x[members].flatten()[None])
             self.step(members, slope.view(len(members), -1))
-        return value
+            values.append(float(value[0]))
+        return values[0], values[-1]
 
     def step(self, members: Tensor, g: Tensor) -> None:
         """Move some of them against their slopes (B, n)."""

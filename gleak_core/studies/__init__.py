@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gleak_core.studies.runner import Plan
 
 __all__ = [
+    "INSTEAD",
     "PROFILES",
     "STUDIES",
     "Cell",
@@ -65,6 +66,9 @@ STUDIES: Mapping[str, Study] = {
     for study in room.STUDIES
 }
 """Every study by its id, in the order of the chapters."""
+
+INSTEAD: Mapping[str, str] = cafe.INSTEAD
+"""A result → what stands in for the source's attack: a claim may hold so, and is not reproduced."""
 
 
 def find(name: str) -> Study:

@@ -5,7 +5,7 @@ tables show the same runs, so what is read off a run is kept.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -34,16 +34,17 @@ from gleak_core.studies.trials import SHARED, groups
 __all__ = [
     "BATCHES",
     "GRANTED",
-    "LONG",
     "LOSSES",
     "MANY",
     "METHODS",
+    "ONE",
     "RATIO",
     "SHOWN",
     "SPARSE",
     "VARIANTS",
     "VERTICAL_RATIO",
     "WHOLE",
+    "WITHOUT_Z",
     "ablated",
     "batches_horizontal",
     "batches_vertical",
@@ -60,29 +61,32 @@ __all__ = [
 
 METHODS = ("CAFE", "DLG")
 GRANTED = "DLG, labels granted (iDLG at best)"
-MANY = 10  # trials out of one run that is matched
+WITHOUT_Z = "CAFE without Z"
+ONE = "one message, with labels and Z"
+MANY = SHARED  # trials out of one run that is matched
 RATIO, VERTICAL_RATIO = 0.1, 0.2  # of the pool, in one step
 WHOLE = {HORIZONTAL: 500, VERTICAL: 800}  # the pools of Table 4: a worker's; all
-SPARSE = 100  # that of its attack as published, vertical
+SPARSE = 200  # that of its attack as published, vertical
 BATCHES = 2  # messages that hold a pool once where it is matched: a larger one takes hours
-LONG = 600  # steps of Figure 3
-SHOWN = (50, 100, 200, 300, 450, 600)  # those after which it is looked at
+SHOWN = (50, 100, 200, 300, 450, 600)  # the steps of Figure 3
 
-Score: TypeAlias = dict[str, float | str | list[float]]
+Score: TypeAlias = dict[str, str | int | list[float]]
 """What is read off one picture of a run: see `_scores`."""
 
+_CAFE = Loss()
 LOSSES = {
-    "CAFE": Loss(),
+    "CAFE": _CAFE,
     "CAFE with cosine similarity": Loss("cosine"),
     "Geiping et al. 2020": Loss("cosine", threshold=False, internal=0),
 }
 VARIANTS = {
-    "full": Loss(),
+    "full": _CAFE,
     "no threshold": Loss(threshold=False),
     "no TV": Loss(smooth=0),
     "no internal representation": Loss(internal=0),
     "a tenth of the TV": Loss(smooth=0.001),
     "ten times the TV": Loss(smooth=0.1),
+    "ten times the TV, no threshold": Loss(smooth=0.1, threshold=False),
     "normalised steps": Loss(direction="normalised"),
     "normalised steps, a fifth as long": Loss(direction="normalised", rate=0.01),
 }
@@ -100,20 +104,23 @@ def _leaked(
     device: str,
     *,
     ratio: float = RATIO,
-    loss: Loss | None = None,
-    steps: int = 0,
+    loss: Loss = _CAFE,
     block: int = 0,
+    messages: int = BATCHES,
 ) -> Iterator[Row]:
     """Yield the score of each picture that is leaked from messages over so many.
 
-    By linear algebra a horizontal message is one worker's, a quarter of them.
+    By linear algebra a horizontal message is one worker's, a quarter of them. Where one message
+    holds the pool its pictures are thinned out, so that they are among those of two.
     """
     own = batch // WORKERS if protocol == HORIZONTAL else batch
-    items = round(own / ratio) if attack == OURS else BATCHES * own
+    items, thin = (
+        (round(own / ratio), 1) if attack == OURS else (messages * own, BATCHES // messages)
+    )
     block = block or (BLOCK if attack == OURS else MANY)
     for number, some in groups(seeds, block):
-        pool = Pool(protocol, dataset, items, own, number)
-        yield from _of(attack, pool, block, some, device, loss=loss, steps=steps)
+        pool = Pool(protocol, dataset, items, own, number, thin)
+        yield from _of(attack, pool, block, some, device, loss=loss)
 
 
 def _of(
@@ -123,16 +130,22 @@ def _of(
     seeds: Sequence[int],
     device: str,
     *,
-    loss: Loss | None = None,
-    steps: int = 0,
+    loss: Loss = _CAFE,
 ) -> Iterator[Row]:
     """Yield the scores of some of the pictures that are judged of a run."""
     if attack == OURS:
-        scores, seconds = _solved(pool, block, steps or cafe_pools.EPOCHS, device)
+        scores, seconds = _solved(pool, block, cafe_pools.EPOCHS, device)
     else:
-        scores, seconds = _matched(pool, loss or Loss(), block, steps or cafe_pools.JOINT, device)
+        scores, seconds = _matched(pool, loss, block, _steps(pool, loss), device)
     for seed in seeds:
         yield {**scores[seed % block], "seconds": seconds / block}
+
+
+def _steps(pool: Pool, loss: Loss) -> int:
+    """Return the steps of a run: all where a table shows its end, half in a large or a side one."""
+    to_the_end = loss in (_CAFE, VARIANTS["no internal representation"])
+    small = pool.workers * pool.batch == BATCH and pool.items <= BATCHES * pool.batch
+    return cafe_pools.JOINT if to_the_end and small else cafe_pools.SHORT
 
 
 @kept(reads=lambda pool, *_: cafe_pools.reads({"dataset": pool.dataset}))
@@ -150,39 +163,48 @@ def _matched(pool: Pool, loss: Loss, block: int, steps: int, device: str) -> lis
 
 
 @kept(reads=lambda pool, *_: cafe_pools.reads({"dataset": pool.dataset}))
-def _dlg(pool: Pool, granted: bool, device: str) -> list[Score]:
-    """Return the scores of a batch that DLG attacks, in the order that fits it best."""
-    own, found = cafe_pools.dlg(pool, device, granted=granted)
-    order = metrics.score(found, own).order[0]
-    psnr = decibel(found.images[0].cpu()[order], own.images)
-    about = {"status": found.status[0], "evaluations": int(found.evaluations[0])}
-    return [{"psnr": float(reached), **about} for reached in psnr]
+def _dlg(pool: Pool, workers: int, granted: bool, block: int, device: str) -> list[Score]:
+    """Return the scores of some pictures of a batch that DLG attacks, in the best order."""
+    own, found = cafe_pools.dlg(pool, workers, device, granted=granted)
+    order = metrics.score(found, own).order[0].cpu()
+    chosen = [t * len(own) // block for t in range(block)]
+    private = own.images[chosen]
+    history = found.history
+    shown = [decibel(frame[0, order[chosen]], private) for frame in history.frames]
+    return [
+        {
+            "psnr": [float(psnr[k]) for psnr in shown],
+            "steps": history.frame_steps.tolist(),
+            "status": found.status[0],
+            "evaluations": int(found.evaluations[0]),
+        }
+        for k in range(block)
+    ]
 
 
 # --- how they are scored ------------------------------------------------------------------------
 
 
 def _scores(found: Reconstruction, own: Batch, chosen: Sequence[int]) -> list[Score]:
-    """Return, of each of some pictures: its quality, what is left of its loss, and its progress.
+    """Return of some pictures, each a trial of the run, what they were like after so many steps.
 
-    Each picture is a trial of the run. `shown` is its PSNR after so many `steps`.
+    That is their PSNR and SSIM, and what was left of their loss.
     """
-    history = found.history
-    chosen = list(chosen)
-    psnr = decibel(found.images[chosen, 0], own.images[chosen])
-    images = found.images[chosen, 0].cpu().clamp(0, 1).nan_to_num(0.5)
-    ssim = metrics.ssim(images, own.images[chosen])
-    left = found.loss.cpu() / history.loss[0].cpu()
-    shown = torch.stack(
-        [decibel(frame[chosen, 0], own.images[chosen]) for frame in history.frames]
-    )  # (F, T)
+    history, chosen = found.history, list(chosen)
+    private, steps = own.images[chosen], history.frame_steps
+    psnr, ssim = [], []
+    for frame in history.frames:
+        shown = frame[chosen, 0].cpu().clamp(0, 1).nan_to_num(0.5)
+        psnr.append(decibel(shown, private))
+        ssim.append(metrics.ssim(shown, private))
+    at = torch.searchsorted(history.steps, steps, right=True) - 1
+    left = (history.loss[at] / history.loss[0]).cpu()[:, chosen]  # (F, T)
     return [
         {
-            "psnr": float(psnr[k]),
-            "ssim": float(ssim[k]),
-            "loss": float(left[t]),
-            "steps": history.frame_steps.tolist(),
-            "shown": shown[:, k].tolist(),
+            "steps": steps.tolist(),
+            "psnr": [float(p[k]) for p in psnr],
+            "ssim": [float(s[k]) for s in ssim],
+            "loss": left[:, k].tolist(),
             "status": found.status[t],
             "evaluations": int(found.evaluations[t]),
         }
@@ -190,15 +212,19 @@ def _scores(found: Reconstruction, own: Batch, chosen: Sequence[int]) -> list[Sc
     ]
 
 
-def _named(score: Row, *names: str) -> Row:
-    """Return a row with these of a picture's measures."""
-    row = {**score, "success_rate": float(score["psnr"] >= CLEAR)}
-    return {n: row[n] for n in (*names, "status", "evaluations", "seconds")}
+def _named(score: Row, *names: str, at: int | None = None) -> Row:
+    """Return a row with these of a picture's measures, at the end or after so many steps."""
+    last = -1 if at is None else sum(steps <= at for steps in score["steps"]) - 1
+    row = {n: score[n][last] for n in ("psnr", "ssim", "loss") if n in score}
+    row["success_rate"] = float(row["psnr"] >= CLEAR)
+    spent = score["evaluations"] if at is None else min(at, score["evaluations"])
+    known = {"status": score["status"], "evaluations": spent, "seconds": score["seconds"]}
+    return {n: row[n] for n in names} | known
 
 
 def _soon(score: Row) -> float:
     """Return after how many steps a picture is clear, or infinity."""
-    clear = [n for n, psnr in zip(score["steps"], score["shown"], strict=True) if psnr >= CLEAR]
+    clear = [n for n, psnr in zip(score["steps"], score["psnr"], strict=True) if psnr >= CLEAR]
     return float(min(clear, default=torch.inf))
 
 
@@ -206,16 +232,23 @@ def _soon(score: Row) -> float:
 
 
 def by_method(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
-    """CAFE, and DLG on the mean gradient of forty pictures."""
+    """CAFE, with its help and without; and DLG on the mean gradient of forty of its pictures."""
     dataset, attack = str(cell.get("dataset", "CIFAR-10")), str(cell["attack"])
     names = ("psnr",) if "dataset" in cell else ("psnr", "success_rate")
-    if cell["method"] == "CAFE":
-        for score in _leaked(attack, HORIZONTAL, dataset, BATCH, seeds, device):
+    method = str(cell["method"])
+    how: dict[str, Any] = {}
+    if method == WITHOUT_Z:
+        how["loss"] = VARIANTS["no internal representation"]
+    if method == ONE:
+        how["messages"] = 1
+    if method in ("CAFE", WITHOUT_Z, ONE):
+        for score in _leaked(attack, HORIZONTAL, dataset, BATCH, seeds, device, **how):
             yield _named(score, *names)
         return
+    own = BATCH // WORKERS
     for number, some in groups(seeds, MANY):
-        pool = Pool(HORIZONTAL, dataset, BATCH, BATCH, number)
-        scores, seconds = _dlg(pool, cell["method"] == GRANTED, device)
+        pool = Pool(HORIZONTAL, dataset, own, own, number, BATCHES)
+        scores, seconds = _dlg(pool, WORKERS, method == GRANTED, MANY, device)
         for seed in some:
             yield _named({**scores[seed % MANY], "seconds": seconds / MANY}, *names)
 
@@ -228,21 +261,22 @@ def speed(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     dataset, batch = str(cell["dataset"]), int(cell["batch"])
     if cell["method"] == "DLG":
         for seed in seeds:
-            own, found = cafe_pools.dlg(Pool(HORIZONTAL, dataset, 1, 1, seed), device)
-            frames = found.history.frames[:, 0]
-            psnr = [float(decibel(frame, own.images)) for frame in frames]
-            soon = _soon({"steps": found.history.frame_steps.tolist(), "shown": psnr})
-            yield {
-                "iterations": min(soon, float(cafe_pools.SINGLE + 1)),
-                "status": found.status[0],
-                "evaluations": int(found.evaluations[0]),
-            }
+            [score], seconds = _dlg(Pool(HORIZONTAL, dataset, 1, 1, seed), 1, False, 1, device)
+            yield _clear({**score, "seconds": seconds}, 1)
         return
-    attack = str(cell["attack"])
-    most = (cafe_pools.EPOCHS if attack == OURS else cafe_pools.JOINT) + 1
-    for score in _leaked(attack, HORIZONTAL, dataset, batch, seeds, device):
-        soon = _soon(score)
-        yield {"iterations": soon / batch if soon < most else float(most)} | _named(score)
+    for score in _leaked(str(cell["attack"]), HORIZONTAL, dataset, batch, seeds, device):
+        yield _clear(score, batch)
+
+
+def _clear(score: Row, batch: int) -> Row:
+    """Return the row of Table 1a."""
+    soon, last = _soon(score), score["steps"][-1]
+    cleared = soon <= last
+    return {
+        **_named(score),
+        "iterations": soon / batch if cleared else float(last + 1),
+        "success_rate": float(cleared),
+    }
 
 
 def losses_horizontal(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -258,14 +292,14 @@ def losses_vertical(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[R
 def _by_loss(cell: Cell, seeds: Sequence[int], device: str, protocol: str) -> Iterator[Row]:
     loss, dataset = LOSSES[str(cell["loss"])], str(cell["dataset"])
     for score in _leaked(PUBLISHED, protocol, dataset, BATCH, seeds, device, loss=loss):
-        yield _named(score, "psnr")
+        yield _named(score, "psnr", at=cafe_pools.SHORT)
 
 
 def ablated(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """CAFE's loss, and without each of its terms."""
     loss = VARIANTS[str(cell["variant"])]
     for score in _leaked(PUBLISHED, HORIZONTAL, "CIFAR-10", BATCH, seeds, device, loss=loss):
-        yield _named(score, "psnr", "ssim")
+        yield _named(score, "psnr", "ssim", at=cafe_pools.SHORT)
 
 
 def batches_horizontal(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -283,7 +317,7 @@ def _by_batch(
 ) -> Iterator[Row]:
     attack, dataset = str(cell["attack"]), str(cell["dataset"])
     for score in _leaked(attack, protocol, dataset, batch, seeds, device, ratio=ratio):
-        yield _named(score, "psnr")
+        yield _named(score, "psnr", at=None if attack == OURS else cafe_pools.SHORT)
 
 
 def by_ratio(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -299,14 +333,10 @@ def by_ratio(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
 
 def by_epoch(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """What stands on the screen after so many steps on every picture; one run shows them all."""
-    at, attack = int(cell["epoch"]), str(cell["attack"])
-    for score in _leaked(attack, HORIZONTAL, "Linnaeus", BATCH, seeds, device, steps=LONG):
-        last = sum(steps <= at for steps in score["steps"]) - 1
-        yield _named(score, "psnr") | {
-            "psnr": score["shown"][last],
-            "evaluations": min(at, score["evaluations"]),
-            "seconds": score["seconds"] / len(SHOWN),
-        }
+    attack = str(cell["attack"])
+    for score in _leaked(attack, HORIZONTAL, "Linnaeus", BATCH, seeds, device):
+        row = _named(score, "psnr", at=int(cell["epoch"]))
+        yield {**row, "seconds": row["seconds"] / len(SHOWN)}
 
 
 def ended(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:

@@ -17,44 +17,88 @@ from gleak_core.data import Batch
 from gleak_core.errors import GleakError
 from gleak_core.models import Network
 from gleak_core.observation import Observation, Round
-from gleak_core.studies.cafe_pools import BLOCK, EPOCHS, HORIZONTAL, RATE, Pool, decibel, drawn
+from gleak_core.studies.cafe_pools import (
+    BLOCK,
+    EPOCHS,
+    HORIZONTAL,
+    RATE,
+    Pool,
+    decibel,
+    drawn,
+    reads,
+)
+from gleak_core.studies.kept import kept
 from gleak_core.studies.study import Cell, Row
 from gleak_core.studies.trials import groups
 
-__all__ = ["ATTACKS", "EACH", "ITEMS", "RATES", "ROUNDS", "learning"]
+__all__ = ["ATTACKS", "EACH", "ITEMS", "RATES", "ROUNDS", "SHOWN", "learning"]
 
 ATTACKS = ("warm start", "static solve", "drift model")
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)  # of the model: from hardly learning to learning by heart
+RATES = (1e-4, 1e-3, 1e-2, 3e-2)  # of the model: from next to standing to learning by heart
 ITEMS, EACH = 100, 10  # pictures of a worker, and of a batch
 ROUNDS = 300
+SHOWN = (30, 100, 200, ROUNDS)  # those after which a warm start is looked at
 _LAYER, _LAST = "hidden.0", 30  # whose inputs are sought, in so many of the last rounds
 
 
 def learning(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Attack a model that steps after every round; say what it has learnt as well."""
-    rate, attack = float(cell["rate"]), str(cell["attack"])
+    rate, attack, at = float(cell["rate"]), str(cell["attack"]), int(cell["rounds"])
+    inner = int(cell["inner_steps"])
     for number, some in groups(seeds, BLOCK):
-        own = drawn("Linnaeus", ITEMS, number)
-        net = Pool(HORIZONTAL, "Linnaeus", ITEMS, EACH, number).network(own, device)
-        moved, only = own.to(device), [seed % BLOCK for seed in some]
-        picks = samplers.epochs(ITEMS, EACH, ROUNDS, seed=number)
-        before = _loss(net, moved)
         if attack == ATTACKS[0]:
-            steps = int(cell["inner_steps"])
-            images = _warm(net, moved, picks, rate, steps, number)[only]
-            solved = [False] * len(only)
-            spent = steps * ROUNDS * EACH // ITEMS
+            shown, seconds = _followed(rate, inner, number, device)
+            psnr, ratio = shown[SHOWN.index(at)]
+            spent, seconds = inner * at * EACH // ITEMS, seconds / len(SHOWN)
+            solved = [False] * BLOCK
         else:
-            images, solved = _solved(net, moved, picks, rate, only, drift=attack == ATTACKS[2])
+            (psnr, ratio, solved), seconds = _at_once(rate, attack == ATTACKS[2], number, device)
             spent = EPOCHS
-        ratio = _loss(net, moved) / before
-        for t, psnr in enumerate(decibel(images, own.images[only])):
+        for seed in some:
             yield {
-                "psnr": float(psnr),
+                "psnr": psnr[seed % BLOCK],
                 "loss": ratio,
-                "status": "solved" if solved[t] else "failed",
+                "status": "solved" if solved[seed % BLOCK] else "failed",
                 "evaluations": spent,
+                "seconds": seconds / BLOCK,
             }
+
+
+def _begun(number: int, device: str) -> tuple[Network, Batch, Tensor]:
+    """Return a model that has learnt nothing, a worker's pictures, and its batches."""
+    own = drawn("Linnaeus", ITEMS, number)
+    net = Pool(HORIZONTAL, "Linnaeus", ITEMS, EACH, number).network(own, device)
+    return net, own.to(device), samplers.epochs(ITEMS, EACH, ROUNDS, seed=number)
+
+
+@kept(reads=lambda *_: reads({"dataset": "Linnaeus"}))
+def _followed(rate: float, inner: int, number: int, device: str) -> list[tuple[list[float], float]]:
+    """Match every round as it comes, from the pictures that the rounds before have left.
+
+    Return, after each of some rounds, the PSNR of the first pictures and the model's loss, as a
+    share of what it was.
+    """
+    net, own, picks = _begun(number, device)
+    before, found = _loss(net, own), []
+    stream = _rounds(net, own, picks, rate)
+    pictures = follow(stream, own.labels, inner=inner, rate=RATE, seed=number)
+    for epoch, images in enumerate(pictures, 1):
+        if epoch * ITEMS // EACH in SHOWN:
+            psnr = decibel(images[:BLOCK].cpu(), own.images[:BLOCK].cpu())
+            found.append((psnr.tolist(), _loss(net, own) / before))
+    return found
+
+
+@kept(reads=lambda *_: reads({"dataset": "Linnaeus"}))
+def _at_once(
+    rate: float, drift: bool, number: int, device: str
+) -> tuple[list[float], float, list[bool]]:
+    """Solve all rounds; return the first pictures' PSNR, the loss's share, and which are solved."""
+    net, own, picks = _begun(number, device)
+    before = _loss(net, own)
+    images, solved = _solved(net, own, picks, rate, range(BLOCK), drift=drift)
+    psnr = decibel(images, own.images[:BLOCK].cpu())
+    return psnr.tolist(), _loss(net, own) / before, solved
 
 
 def _loss(net: Network, own: Batch) -> float:
@@ -69,18 +113,12 @@ def _rounds(net: Network, own: Batch, picks: Tensor, rate: float) -> Iterator[Ob
     """
     for some in picks.split(ITEMS // EACH):
         seen = clients.horizontal(net, [own], picks=some[:, None], rate=rate)
-        yield seen
         last = seen.rounds[-1]
         assert last.weights is not None
         with torch.no_grad():
             for name, weight in net.named_parameters():
                 weight.copy_(last.weights[name] - rate * last.update[name][0])
-
-
-def _warm(net: Network, own: Batch, picks: Tensor, rate: float, inner: int, number: int) -> Tensor:
-    """Match every round as it comes, from the pictures that the rounds before have left."""
-    stream = _rounds(net, own, picks, rate)
-    return follow(stream, own.labels, inner=inner, rate=RATE, seed=number).cpu()
+        yield seen  # each round with the weights of its own
 
 
 def _solved(

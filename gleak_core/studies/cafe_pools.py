@@ -36,10 +36,12 @@ __all__ = [
     "HORIZONTAL",
     "JOINT",
     "KNOWN",
+    "MESSAGES",
     "NET",
     "OURS",
     "PUBLISHED",
     "RATE",
+    "SHORT",
     "SINGLE",
     "VERTICAL",
     "WORKERS",
@@ -64,9 +66,10 @@ BATCH = 40  # of one step, over all workers
 BLOCK = 5  # trials out of one run by linear algebra
 CLEAR = 30.0  # dB, from which on the source calls a picture leaked
 EPOCHS = 300  # evaluations for every picture, by linear algebra
-JOINT = 150  # steps on every picture of a pool that is matched
-SINGLE = 600  # of DLG, where it has one picture
+JOINT, SHORT = 600, 300  # steps on every picture of a pool that is matched; of a large one
+SINGLE = 600  # of DLG
 DEALS, APART = 5, 10  # epochs that are dealt anew, and then repeated; steps between two looks
+MESSAGES = 100  # that memory holds: of tiny batches fewer epochs are dealt
 RATE = 0.05  # of a step on a pixel
 COVERS = {0: 4, 1000: 2}  # from so many items on: messages with each that inputs are read from
 KNOWN = 100  # pictures by which the attacker guesses ξ
@@ -97,6 +100,7 @@ class Pool:
     items: int  # of one worker; in the vertical protocol of all
     batch: int  # of one message of theirs
     number: int  # seeds pictures, network and batches
+    thin: int = 1  # so many pictures are drawn for each that is kept
 
     @property
     def workers(self) -> int:
@@ -105,8 +109,15 @@ class Pool:
 
     def own(self, workers: int) -> list[Batch]:
         """Return the private pictures of some workers."""
-        every = drawn(self.dataset, self.items * workers, self.number)
-        return [every[[*range(k, k + self.items)]] for k in range(0, len(every), self.items)]
+        many = self.items * workers
+        every = drawn(self.dataset, self.thin * many, self.number)
+        every = every[[*range(0, len(every), self.thin)]]
+        return [every[[*range(k, k + self.items)]] for k in range(0, many, self.items)]
+
+    @property
+    def deals(self) -> int:
+        """How many epochs are dealt anew before they are repeated."""
+        return max(1, min(DEALS, MESSAGES * self.batch // self.items))
 
     def network(self, own: Batch, device: str) -> models.Network:
         """Return the network of the protocol, untrained."""
@@ -233,33 +244,24 @@ def matched(pool: Pool, loss: Loss, device: str, steps: int) -> tuple[Batch, Rec
     own = pool.own(pool.workers)
     net = pool.network(own[0], device)
     there = [one.to(device) for one in own]
-    each = pool.items // pool.batch
+    each, deals = pool.items // pool.batch, pool.deals
     picks = torch.stack(
         [
-            samplers.epochs(pool.items, pool.batch, DEALS * each, seed=WORKERS * pool.number + m)
+            samplers.epochs(pool.items, pool.batch, deals * each, seed=WORKERS * pool.number + m)
             for m in range(pool.workers)
         ],
         1,
     )
     seen = pool.share(net, there, picks)
-    every = replace(
-        own[0],
-        images=torch.cat([one.images for one in own]),
-        labels=torch.cat([one.labels for one in own]),
-        indices=torch.cat([one.indices for one in own]),
-    )
-    inputs = (
-        torch.cat([ledger(pool, net, one).items().inputs for one in there])
-        if loss.internal
-        else None
-    )
+    every = _together(own)
+    inputs = _inputs(pool, net, seen, there) if loss.internal else None
     begun = _begin(every, len(every), pool.number)
     smooth, internal = weights(seen, every.to(device), begun, inputs, loss)
     level = _others(pool, every).expand(len(every))
     found = together(
         seen,
         every.labels.to(device),
-        epochs=steps // DEALS,
+        epochs=steps // deals,
         start=begun,
         direction=loss.direction,
         rate=loss.rate,
@@ -268,14 +270,26 @@ def matched(pool: Pool, loss: Loss, device: str, steps: int) -> tuple[Batch, Rec
         level=level if loss.threshold else None,
         internal=internal,
         inputs=inputs,
-        every=APART // DEALS,
+        every=APART // deals,
     )
     history = replace(
         found.history,
-        steps=DEALS * found.history.steps,
-        frame_steps=DEALS * found.history.frame_steps,
+        steps=deals * found.history.steps,
+        frame_steps=deals * found.history.frame_steps,
     )
     return every, replace(found, history=history)
+
+
+def _inputs(pool: Pool, net: models.Network, seen: Observation, own: Sequence[Batch]) -> Tensor:
+    """Return the inputs of the first fully connected layer, of every item.
+
+    They are solved for; where a batch is the whole pool, no rounds tell them, and they are granted.
+    """
+    if pool.items > pool.batch:
+        return torch.cat([ledger(pool, net, one).items().inputs for one in own])
+    with torch.no_grad():
+        each = [torch.cat([i.flatten(1) for i in inputs_of(seen, o.images)], 1) for o in own]
+    return torch.cat(each).cpu()
 
 
 def weights(
@@ -336,26 +350,36 @@ def _others(pool: Pool, own: Batch) -> Tensor:
     return variation(data.sample(name, indices=some, size=SIDE).images).mean()
 
 
-def dlg(pool: Pool, device: str, *, granted: bool = False) -> tuple[Batch, Reconstruction]:
-    """Return a batch, and what DLG makes of its mean gradient by the same kind of descent.
+def dlg(
+    pool: Pool, workers: int, device: str, *, granted: bool = False
+) -> tuple[Batch, Reconstruction]:
+    """Return the pictures of some workers, and what DLG makes of their mean gradient.
 
-    With its labels `granted` this is what iDLG could reach at best: its rule finds one label.
+    Its descent is of the same kind as CAFE's. With its labels `granted` this is what iDLG could
+    reach at best: its rule finds one label.
     """
-    own = pool.own(1)[0][[*range(pool.batch)]]
+    own = _together(pool.own(workers))
     seen = clients.fedsgd(pool.network(own, device), own.to(device))
     begun = starts.make("uniform", (1, *own.images.shape), seed=pool.number)
-    steps = SINGLE if pool.batch == 1 else JOINT
     options: attacks.Options = {
         "start": begun,
         "solver": "adam",
         "rate": RATE,
-        "steps": steps,
+        "steps": SINGLE,
         "every": APART,
         "seed": pool.number,
     }
     if granted:
         options["labels"] = own.labels[None].to(device)
     return own, attacks.dlg(seen, **options)
+
+
+def _together(own: Sequence[Batch]) -> Batch:
+    """Return the pictures of several workers as one batch."""
+    images, labels, indices = (
+        torch.cat([getattr(one, name) for one in own]) for name in ("images", "labels", "indices")
+    )
+    return replace(own[0], images=images, labels=labels, indices=indices)
 
 
 # --- the judge's side ---------------------------------------------------------------------------

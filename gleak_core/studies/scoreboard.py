@@ -261,6 +261,8 @@ def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tu
         return "partly" if met else "not yet run", few
     if met == 0 and any(finding.judged for finding in findings):
         return "not reproduced", why
+    if study.id in studies.INSTEAD:
+        return "partly", f"{why}, {studies.INSTEAD[study.id]}"
     return "partly" if absent or met < len(findings) else "reproduced", why
 
 

@@ -49,11 +49,13 @@ def drawn(dataset: str, items: int, seed: int) -> Batch:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Small pictures and networks, for whatever a cell names."""
-    pools = {"SIDE": SIDE, "NET": NET, "EPOCHS": 60, "JOINT": 10, "SINGLE": 20, "KNOWN": 5}
-    studies = {"BATCH": 8, "SPARSE": 20, "LONG": 20, "WHOLE": {HORIZONTAL: 20, VERTICAL: 20}}
+    pools = {
+        "SIDE": SIDE, "NET": NET, "EPOCHS": 60, "JOINT": 20, "SHORT": 10, "SINGLE": 20, "KNOWN": 5,
+    }  # fmt: skip
+    studies = {"BATCH": 8, "MANY": 4, "SPARSE": 20, "WHOLE": {HORIZONTAL: 20, VERTICAL: 20}}
     whole = {"SIDE": SIDE, "BATCH": 8, "STEPS": 60, "AT_ONCE": 7}
     counters = {"SIDE": SIDE, "HIDDEN": (48, 32), "EPOCHS": 150, "JOINT": 10}
-    learning = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "EPOCHS": 60, "_LAST": 6}
+    learning = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "EPOCHS": 60, "_LAST": 6, "SHOWN": (3, 30)}
     for module, constants in (
         (cafe_pools, pools), (cafe_attacks, studies), (cafe_learning, learning),
         (cafe_thousands, whole), (cafe_counters, counters),
@@ -125,6 +127,7 @@ def test_what_is_matched_is_the_mean_over_all_workers(small: None, protocol: str
     assert len(own) == pool.workers * 8 == len(found.images)
     assert torch.equal(own.images[:8], pool.own(1)[0].images)
     assert found.history.frame_steps.tolist() == [0, 10]
+    assert found.history.steps.tolist() == [0, 5, 10]
     assert set(found.evaluations.tolist()) == {10}
 
 
@@ -159,6 +162,33 @@ def test_every_term_begins_with_the_share_it_is_given(small: None) -> None:
     assert cafe_pools.weights(seen, own, begun, None, Loss(smooth=0)) == (0, 0)
 
 
+def test_tiny_batches_are_dealt_as_often_as_memory_bears() -> None:
+    def deals(items: int, batch: int) -> int:
+        return Pool(VERTICAL, "photographs", items, batch, 0).deals
+
+    assert [deals(80, 40), deals(200, 20), deals(200, 4), deals(100, 1)] == [5, 5, 2, 1]
+
+
+def test_the_pictures_of_one_message_are_among_those_of_two(small: None) -> None:
+    """So that what is judged is the same: every fourth of the one, every eighth of the other."""
+    two, one = (Pool(HORIZONTAL, "photographs", n, 2, 3, thin) for n, thin in ((4, 1), (2, 2)))
+    both = [torch.cat([own.images for own in pool.own(4)]) for pool in (two, one)]
+    assert torch.equal(both[0][::2], both[1])
+    own, _ = cafe_pools.dlg(one, 4, "cpu")
+    assert torch.equal(own.images, both[1])
+
+
+def test_where_one_message_is_the_pool_its_inputs_are_granted(small: None) -> None:
+    pool = Pool(HORIZONTAL, "photographs", 4, 4, 0)
+    own = pool.own(4)
+    net = pool.network(own[0], "cpu")
+    seen = pool.share(net, own, torch.arange(4).expand(1, 4, 4))
+    granted = cafe_pools._inputs(pool, net, seen, own)
+    assert granted.shape[0] == 16
+    [second] = cafe_pools.inputs_of(seen, own[1].images)
+    assert torch.equal(granted[4:8], second.flatten(1))
+
+
 def test_variation_is_the_paper_s() -> None:
     image = torch.tensor([[0.0, 1, 0], [0, 0, 0]]).expand(3, 2, 3)
     assert float(cafe_pools.variation(image)) == 3 * 3
@@ -175,6 +205,7 @@ def test_what_is_known_of_the_inputs_helps_the_matching(
     small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cafe_pools, "JOINT", 60)
+    monkeypatch.setattr(cafe_pools, "SHORT", 60)
     known, without = (
         rows(cafe_attacks.ablated, 8, variant=name)
         for name in ("full", "no internal representation")
@@ -189,10 +220,49 @@ def test_linear_algebra_is_ahead_of_dlg(small: None) -> None:
     assert min(a["psnr"] - b["psnr"] for a, b in zip(ours, theirs, strict=True)) > 3
 
 
+def test_a_table_reads_a_run_at_its_own_step() -> None:
+    score = {
+        "steps": [0, 10, 20, 30], "psnr": [5.0, 29.0, 31.0, 40.0], "ssim": [0.1, 0.2, 0.3, 0.4],
+        "loss": [1.0, 0.5, 0.2, 0.1], "status": "failed", "evaluations": 30, "seconds": 1.5,
+    }  # fmt: skip
+    about = {"status": "failed", "seconds": 1.5}
+    at_the_end = {"psnr": 40.0, "loss": 0.1, "success_rate": 1.0, "evaluations": 30}
+    assert cafe_attacks._named(score, "psnr", "loss", "success_rate") == about | at_the_end
+    before = {"psnr": 29.0, "ssim": 0.2, "success_rate": 0.0, "evaluations": 19}
+    assert cafe_attacks._named(score, "psnr", "ssim", "success_rate", at=19) == about | before
+    assert cafe_attacks._named(score, "psnr", at=99)["psnr"] == 40
+    assert cafe_attacks._clear(score, 4)["iterations"] == 20 / 4
+    assert cafe_attacks._clear({**score, "psnr": [5.0] * 4}, 4)["iterations"] == 31
+    assert cafe_attacks._clear({**score, "psnr": [5.0] * 4}, 4)["success_rate"] == 0
+
+
+def test_runs_go_to_their_end_where_a_table_shows_it() -> None:
+    def steps(protocol: str, items: int, batch: int, **loss: Any) -> int:
+        return cafe_attacks._steps(Pool(protocol, "photographs", items, batch, 0), Loss(**loss))
+
+    assert steps(HORIZONTAL, 20, 10) == steps(HORIZONTAL, 10, 10) == steps(VERTICAL, 80, 40) == 600
+    assert steps(HORIZONTAL, 20, 10, internal=0) == 600
+    assert steps(HORIZONTAL, 20, 10, smooth=0) == steps(HORIZONTAL, 40, 20) == 300
+    assert steps(VERTICAL, 400, 40) == steps(VERTICAL, 160, 80) == 300
+
+
+def test_the_first_loss_is_that_of_the_start(small: None) -> None:
+    pool = Pool(HORIZONTAL, "photographs", 8, 4, 0)
+    (own,) = pool.own(1)
+    seen = pool.share(pool.network(own, "cpu"), [own], samplers.epochs(8, 4, 2)[:, None])
+    start = torch.rand(8, 1, 3, SIDE, SIDE)
+    once, often = (together(seen, own.labels, epochs=1, inner=n, start=start) for n in (1, 3))
+    first = once.history.loss[0]
+    assert torch.equal(first, often.history.loss[0])
+    assert torch.equal(first, once.history.loss[1])  # no step was taken before the only look
+    assert (often.history.loss[1] < first).all()
+
+
 def test_iterations_are_shared_by_the_batch(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     how = {"method": "CAFE", "batch": 8, "dataset": "CIFAR-10", "attack": OURS}
     monkeypatch.setattr(cafe_attacks, "CLEAR", 15.0)
-    assert all(0 < row["iterations"] <= 60 / 8 for row in rows(cafe_attacks.speed, **how))
+    found = rows(cafe_attacks.speed, **how)
+    assert all(0 < row["iterations"] <= 60 / 8 and row["success_rate"] == 1 for row in found)
     monkeypatch.setattr(cafe_attacks, "CLEAR", 200.0)  # a picture that never leaks shares nothing
     assert [row["iterations"] for row in rows(cafe_attacks.speed, **how)] == [61] * 2
     alone = rows(cafe_attacks.speed, **{**how, "method": "DLG", "batch": 1, "attack": PUBLISHED})
@@ -217,10 +287,17 @@ def test_rounds_that_come_one_by_one_are_matched_as_if_they_lay_there(small: Non
     (own,) = pool.own(1)
     seen = pool.share(pool.network(own, "cpu"), [own], samplers.epochs(8, 4, 6)[:, None])
     whole = together(seen, own.labels, epochs=1, inner=2, seed=3)
-    stream = (pool_part for pool_part in (seen,))
-    assert torch.equal(follow(stream, own.labels, inner=2, seed=3), whole.images[:, 0])
+    members = seen.given.batch_indices
+    assert members is not None
+    halves = (
+        replace(seen, rounds=seen.rounds[k], given=replace(seen.given, batch_indices=members[k]))
+        for k in (slice(2), slice(2, None))
+    )
+    first, last = follow(halves, own.labels, inner=2, seed=3)
+    assert torch.equal(last, whole.images[:, 0])
+    assert not torch.equal(first, last)  # and it does not change behind one's back
     with pytest.raises(ValueError, match="the stream is empty"):
-        follow([], own.labels)
+        next(follow([], own.labels))
 
 
 # --- while the model learns ---------------------------------------------------------------------
@@ -243,7 +320,7 @@ def test_slopes_that_stand_still_or_move_along_a_line_are_found(drift: bool) -> 
 def test_a_model_that_hardly_moves_leaks_and_one_that_learns_leaks_less(
     small: None, attack: str
 ) -> None:
-    how = {"attack": attack, "inner_steps": 4}
+    how = {"attack": attack, "inner_steps": 4, "rounds": 30}
     slow, fast = (rows(cafe_learning.learning, 3, rate=rate, **how) for rate in (1e-7, 0.3))
     assert all(row["loss"] == pytest.approx(1, abs=1e-3) for row in slow)
     assert len({row["loss"] for row in fast}) == 1

@@ -54,6 +54,20 @@ def test_a_complete_run_that_meets_its_rules_is_reproduced(board, tmp_path: Path
     assert line.older == ""
 
 
+def test_another_attack_than_the_source_s_reproduces_nothing(
+    board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board()
+    measure(tmp_path)
+    monkeypatch.setattr(studies, "INSTEAD", {"toy.table1": "by magic"})
+    line = scoreboard.line("toy.table1", folder=tmp_path)
+    assert (line.verdict, line.why) == ("partly", "2 of 2 rules are met, by magic")
+
+
+def test_what_stands_in_for_an_attack_is_of_a_result_that_there_is() -> None:
+    assert set(studies.INSTEAD) <= set(papers.ids()) & set(studies.STUDIES)
+
+
 def test_nothing_measured_is_not_yet_run(board, tmp_path: Path) -> None:
     board()
     line = scoreboard.line("toy.table1", folder=tmp_path)
