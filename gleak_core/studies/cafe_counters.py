@@ -45,7 +45,7 @@ __all__ = ["COUNTERS", "EACH", "ITEMS", "STUDIES", "Sent", "countered"]
 
 ITEMS, EACH = 20, 5  # pictures of a worker, all of them trials, and of its share of a message
 TIMES, MANY = 2, 15  # rounds for each item
-JOINT = 150  # steps on every picture of a pool that is matched
+JOINT = 300  # steps on every picture of a pool that is matched
 HIDDEN = (64, 32)  # fewer units: the messages of all rounds lie in memory
 KEPT = 0.5  # of the units, by dropout
 _MATCHED = Loss(internal=0)
