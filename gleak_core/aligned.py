@@ -174,7 +174,8 @@ def together(
     """Match the pictures of a pool together, batch by batch (CAFE, Algorithm 1 and Eq. 8).
 
     Where the model moves between the rounds, each is matched at its own weights. The last pictures
-    are returned, not the best ones: no loss tells which were these, item by item.
+    are returned, not the best ones: no loss tells which were these, item by item. The history has
+    the loss of each item's round at its start, and before the last step of every epoch.
 
     Args:
         seen: Rounds with known batches.
@@ -263,7 +264,7 @@ def follow(
     """Match rounds as they come and never again; yield the pictures (N, C, H, W) after each part.
 
     CAFE while the model learns: each round is matched at its own weights, and need not be kept. The
-    arguments are those of `together`.
+    arguments are those of `together`; they are looked at when the first pictures are asked for.
     """
     if inner < 1 or not rate > 0:
         raise ValueError("inner and rate must be positive")

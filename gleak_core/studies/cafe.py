@@ -86,7 +86,8 @@ def _speed(cell: Cell) -> float:
 
 
 def _loss(cell: Cell) -> float:
-    of_cafe = cell.get("loss", cell.get("variant")) in ("CAFE", "full")
+    to_the_end = ("CAFE", "full", "no internal representation")
+    of_cafe = cell.get("loss", cell.get("variant")) in to_the_end
     return _joint(BATCHES * BATCH, JOINT if of_cafe else SHORT)
 
 
@@ -106,7 +107,7 @@ def _pool(cell: Cell) -> float:
 
 
 def _epoch(cell: Cell) -> float:
-    return _leak(cell, BATCH) / len(SHOWN)  # a run shows them all
+    return _leak(cell, BATCH) * int(cell["epoch"]) / JOINT
 
 
 def _at_forty(cell: Cell) -> float:
@@ -117,7 +118,7 @@ def _learning(cell: Cell) -> float:
     learnt = ROUNDS * EACH * _MS / BLOCK
     if cell["attack"] != ATTACKS[0]:
         return learnt + EPOCHS * _FIT
-    return learnt * (1 + int(cell["inner_steps"])) / len(ROUNDS_SHOWN)
+    return learnt * (1 + int(cell["inner_steps"])) * int(cell["rounds"]) / ROUNDS
 
 
 def _scale(cell: Cell) -> float:
@@ -150,7 +151,8 @@ _MATCHED = (
     "or ten. Its batches are dealt anew five times, and these deals repeated.",
     f"Every picture gets {JOINT} steps instead of 800 epochs where a table shows the end of an "
     f"attack on {BATCH} pictures at a time. Tables that hold batches or losses against each other "
-    f"do so after {SHORT} steps, for all alike: with more a large pool takes hours.",
+    f"do so after {SHORT} steps, for all alike: with more a large pool takes hours. Where a run "
+    "is looked at before its end, whether it is solved is said of the end.",
     "The attacker is given the labels, which he could read.",
     "The inputs of the first fully connected layer, which the paper says can be derived, come from "
     "two linear systems over further messages of each worker.",
@@ -163,7 +165,7 @@ _MATCHED = (
 _PICTURES = (
     f"A trial is a picture, and {MANY} ({PUBLISHED}) or {BLOCK} of them come out of one run, with "
     "one network: the interval treats them as if each had its own. Tables that ask for the same "
-    "runs show the same runs, and each says what its own would take."
+    "runs show the same runs, and each says what its own would take, up to where it looks."
 )
 _DLG = (
     f"DLG descends by Adam for {SINGLE} steps, from U(0,1) and with its labels to be found, on one "
@@ -187,7 +189,8 @@ STUDIES: tuple[Study, ...] = (
             _DLG,
             "Three rows are ours. DLG with its labels granted is what iDLG could reach at best: "
             "its rule finds the label of a single picture. One message with labels and Z is the "
-            "whole loss of CAFE on DLG's message, Z granted. CAFE without Z has messages alone.",
+            "whole loss of CAFE on DLG's message, with an oracle for Z. CAFE without Z has the "
+            "messages alone.",
         ),
     ),
     declared(
@@ -206,8 +209,8 @@ STUDIES: tuple[Study, ...] = (
             "trial.",
             "CAFE's iterations are the steps until a picture exceeds 30 dB, looked at every tenth, "
             "divided by the pictures of a batch, as print suggests: what falls with the batch is "
-            "then a quotient. A picture that is never clear counts with all its steps and one "
-            f"more, undivided; larger batches than {BATCH} have {SHORT} steps.",
+            "then a quotient. A picture that is never clear counts as "
+            f"{SINGLE + 1}, undivided; larger batches than {BATCH} have {SHORT} steps.",
         ),
     ),
     declared(

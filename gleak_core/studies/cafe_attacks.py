@@ -62,7 +62,7 @@ __all__ = [
 METHODS = ("CAFE", "DLG")
 GRANTED = "DLG, labels granted (iDLG at best)"
 WITHOUT_Z = "CAFE without Z"
-ONE = "one message, with labels and Z"
+ONE = "one message, labels and Z granted"
 MANY = SHARED  # trials out of one run that is matched
 RATIO, VERTICAL_RATIO = 0.1, 0.2  # of the pool, in one step
 WHOLE = {HORIZONTAL: 500, VERTICAL: 800}  # the pools of Table 4: a worker's; all
@@ -198,7 +198,10 @@ def _scores(found: Reconstruction, own: Batch, chosen: Sequence[int]) -> list[Sc
         psnr.append(decibel(shown, private))
         ssim.append(metrics.ssim(shown, private))
     at = torch.searchsorted(history.steps, steps, right=True) - 1
-    left = (history.loss[at] / history.loss[0]).cpu()[:, chosen]  # (F, T)
+    loss, ended = history.loss[at].cpu(), found.loss.cpu()
+    loss = torch.where(loss.isnan(), ended, loss)  # a trial that is over keeps its last
+    loss[-1] = ended
+    left = (loss / history.loss[0].cpu())[:, chosen]  # (F, T)
     return [
         {
             "steps": steps.tolist(),
@@ -214,12 +217,15 @@ def _scores(found: Reconstruction, own: Batch, chosen: Sequence[int]) -> list[Sc
 
 def _named(score: Row, *names: str, at: int | None = None) -> Row:
     """Return a row with these of a picture's measures, at the end or after so many steps."""
-    last = -1 if at is None else sum(steps <= at for steps in score["steps"]) - 1
-    row = {n: score[n][last] for n in ("psnr", "ssim", "loss") if n in score}
+    last = len(score["steps"]) if at is None else sum(steps <= at for steps in score["steps"])
+    row = {n: score[n][last - 1] for n in ("psnr", "ssim", "loss") if n in score}
     row["success_rate"] = float(row["psnr"] >= CLEAR)
     spent = score["evaluations"] if at is None else min(at, score["evaluations"])
-    known = {"status": score["status"], "evaluations": spent, "seconds": score["seconds"]}
-    return {n: row[n] for n in names} | known
+    return {n: row[n] for n in names} | {
+        "status": score["status"],
+        "evaluations": spent,
+        "seconds": score["seconds"] * spent / max(1, score["evaluations"]),  # so far
+    }
 
 
 def _soon(score: Row) -> float:
@@ -256,7 +262,8 @@ def by_method(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
 def speed(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """After how many steps a picture is clear; a step of CAFE is one on all pictures of a batch.
 
-    A picture that is never clear counts with all steps and one more, which nobody shares.
+    A picture that is never clear counts as one step more than the longest run has, which nobody
+    shares.
     """
     dataset, batch = str(cell["dataset"]), int(cell["batch"])
     if cell["method"] == "DLG":
@@ -270,11 +277,11 @@ def speed(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
 
 def _clear(score: Row, batch: int) -> Row:
     """Return the row of Table 1a."""
-    soon, last = _soon(score), score["steps"][-1]
-    cleared = soon <= last
+    soon = _soon(score)
+    cleared = soon < torch.inf
     return {
         **_named(score),
-        "iterations": soon / batch if cleared else float(last + 1),
+        "iterations": soon / batch if cleared else float(cafe_pools.SINGLE + 1),
         "success_rate": float(cleared),
     }
 
@@ -335,8 +342,7 @@ def by_epoch(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """What stands on the screen after so many steps on every picture; one run shows them all."""
     attack = str(cell["attack"])
     for score in _leaked(attack, HORIZONTAL, "Linnaeus", BATCH, seeds, device):
-        row = _named(score, "psnr", at=int(cell["epoch"]))
-        yield {**row, "seconds": row["seconds"] / len(SHOWN)}
+        yield _named(score, "psnr", at=int(cell["epoch"]))
 
 
 def ended(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:

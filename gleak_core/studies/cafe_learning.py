@@ -49,7 +49,7 @@ def learning(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         if attack == ATTACKS[0]:
             shown, seconds = _followed(rate, inner, number, device)
             psnr, ratio = shown[SHOWN.index(at)]
-            spent, seconds = inner * at * EACH // ITEMS, seconds / len(SHOWN)
+            spent, seconds = inner * at * EACH // ITEMS, seconds * at / ROUNDS  # so far
             solved = [False] * BLOCK
         else:
             (psnr, ratio, solved), seconds = _at_once(rate, attack == ATTACKS[2], number, device)

@@ -51,7 +51,7 @@ STUDIES: tuple[Study, ...] = (
         + grid(updates=(2,), tv=(TV, TV / 2))
         + grid(updates=(4,), tv=(TV, TV / 4)),
         measure=weighed,
-        seconds=lambda _: 9.0,
+        seconds=lambda _: 9.0,  # guessed, from updates.cost
         reads=lambda _: ("cifar10",),
         trials={"smoke": 2, "quick": 5, "paper": 20},
         block=BLOCK,

@@ -376,7 +376,8 @@ class _Clock:
 
     def tell(self, expected: float, took: float) -> None:
         self._done += expected
-        if expected > 0.01 * took:  # or a neighbour that did the same work was timed: no guide
+        # Where the same work was done for a neighbour, before or after, it is no guide.
+        if 0.01 < took / max(expected, 1e-9) < 100:
             self._ratios.append(took / expected)
 
     def left(self) -> float:

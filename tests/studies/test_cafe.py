@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from gleak_core import cafe, data, samplers
 from gleak_core.aligned import follow, together
 from gleak_core.data import Batch
+from gleak_core.observation import History, Reconstruction
 from gleak_core.studies import cafe as grids
 from gleak_core.studies import (
     cafe_attacks,
@@ -178,6 +179,42 @@ def test_the_pictures_of_one_message_are_among_those_of_two(small: None) -> None
     assert torch.equal(own.images, both[1])
 
 
+def test_methods_are_judged_by_the_same_pictures(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[torch.Tensor] = []
+    real = cafe_attacks.decibel
+
+    def spy(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        judged.append(true)
+        return real(found, true)
+
+    monkeypatch.setattr(cafe_attacks, "decibel", spy)
+    methods = ("CAFE", cafe_attacks.WITHOUT_Z, cafe_attacks.ONE, "DLG", cafe_attacks.GRANTED)
+    for method in methods:
+        found = rows(cafe_attacks.by_method, 4, method=method, attack=PUBLISHED)
+        assert len({row["psnr"] for row in found}) == 4
+    assert len(judged) > len(methods)
+    assert all(torch.equal(true, judged[0]) for true in judged)
+
+
+def test_a_trial_that_is_over_keeps_its_last_loss() -> None:
+    own = drawn("", 2, 0)
+    frames = torch.rand(3, 2, 1, 3, SIDE, SIDE)
+    history = History(
+        steps=torch.arange(5),
+        loss=torch.tensor([[4.0, 8], [2, 4], [1, 2], [math.nan, 2], [math.nan, 1]]),
+        frame_steps=torch.tensor([0, 2, 4]),
+        frames=frames,
+    )
+    found = Reconstruction(
+        images=frames[-1], labels=None, loss=torch.tensor([0.5, 1]), status=("solved", "failed"),
+        history=history, evaluations=torch.tensor([2, 4]), seconds=0.0, attack="made up",
+    )  # fmt: skip
+    scores = cafe_attacks._scores(found, own, [0, 1])
+    assert [score["loss"] for score in scores] == [[1, 0.25, 0.125], [1, 0.25, 0.125]]
+
+
 def test_where_one_message_is_the_pool_its_inputs_are_granted(small: None) -> None:
     pool = Pool(HORIZONTAL, "photographs", 4, 4, 0)
     own = pool.own(4)
@@ -214,6 +251,12 @@ def test_what_is_known_of_the_inputs_helps_the_matching(
     assert sorted(gains)[1] > 1
 
 
+def test_a_row_costs_what_its_run_takes_up_to_there(small: None) -> None:
+    half, whole = (rows(cafe_attacks.by_epoch, 1, epoch=n, attack=PUBLISHED)[0] for n in (10, 20))
+    assert (half["evaluations"], whole["evaluations"]) == (10, 20)
+    assert half["seconds"] == pytest.approx(whole["seconds"] / 2)
+
+
 def test_linear_algebra_is_ahead_of_dlg(small: None) -> None:
     ours = rows(cafe_attacks.by_method, 4, method="CAFE", attack=OURS)
     theirs = rows(cafe_attacks.by_method, 4, method="DLG", attack=PUBLISHED)
@@ -228,11 +271,12 @@ def test_a_table_reads_a_run_at_its_own_step() -> None:
     about = {"status": "failed", "seconds": 1.5}
     at_the_end = {"psnr": 40.0, "loss": 0.1, "success_rate": 1.0, "evaluations": 30}
     assert cafe_attacks._named(score, "psnr", "loss", "success_rate") == about | at_the_end
+    about["seconds"] = 1.5 * 19 / 30
     before = {"psnr": 29.0, "ssim": 0.2, "success_rate": 0.0, "evaluations": 19}
     assert cafe_attacks._named(score, "psnr", "ssim", "success_rate", at=19) == about | before
     assert cafe_attacks._named(score, "psnr", at=99)["psnr"] == 40
     assert cafe_attacks._clear(score, 4)["iterations"] == 20 / 4
-    assert cafe_attacks._clear({**score, "psnr": [5.0] * 4}, 4)["iterations"] == 31
+    assert cafe_attacks._clear({**score, "psnr": [5.0] * 4}, 4)["iterations"] == 601
     assert cafe_attacks._clear({**score, "psnr": [5.0] * 4}, 4)["success_rate"] == 0
 
 
@@ -264,7 +308,7 @@ def test_iterations_are_shared_by_the_batch(small: None, monkeypatch: pytest.Mon
     found = rows(cafe_attacks.speed, **how)
     assert all(0 < row["iterations"] <= 60 / 8 and row["success_rate"] == 1 for row in found)
     monkeypatch.setattr(cafe_attacks, "CLEAR", 200.0)  # a picture that never leaks shares nothing
-    assert [row["iterations"] for row in rows(cafe_attacks.speed, **how)] == [61] * 2
+    assert [row["iterations"] for row in rows(cafe_attacks.speed, **how)] == [21] * 2
     alone = rows(cafe_attacks.speed, **{**how, "method": "DLG", "batch": 1, "attack": PUBLISHED})
     assert [row["iterations"] for row in alone] == [21.0] * 2
 
@@ -331,6 +375,24 @@ def test_a_model_that_hardly_moves_leaks_and_one_that_learns_leaks_less(
     better = [a["psnr"] - b["psnr"] for a, b in zip(slow, fast, strict=True)]
     assert min(better) > 5, (slow, fast)
     assert min(row["psnr"] for row in slow) > 20
+
+
+def test_a_warm_start_is_looked_at_with_the_model_of_that_moment(small: None) -> None:
+    how = {"attack": cafe_learning.ATTACKS[0], "inner_steps": 2, "rate": 0.3}
+    early, late = (rows(cafe_learning.learning, 2, rounds=n, **how) for n in (3, 30))
+    net, own, picks = cafe_learning._begun(0, "cpu")
+    losses = [F.cross_entropy(net(own.images), own.labels)]
+    for members in picks[:3]:
+        loss = F.cross_entropy(net(own.images[members]), own.labels[members])
+        slopes = torch.autograd.grad(loss, list(net.parameters()))
+        with torch.no_grad():
+            for weight, slope in zip(net.parameters(), slopes, strict=True):
+                weight -= 0.3 * slope
+    losses.append(F.cross_entropy(net(own.images), own.labels))
+    assert early[0]["loss"] == pytest.approx(losses[1].item() / losses[0].item(), rel=1e-4)
+    assert late[0]["loss"] != early[0]["loss"]
+    assert [row["psnr"] for row in late] != [row["psnr"] for row in early]
+    assert (early[0]["evaluations"], late[0]["evaluations"]) == (2, 20)
 
 
 # --- the grids ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import math
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gleak_core import data
+from gleak_core import data, locks
 from gleak_core.errors import GleakError
 from gleak_core.studies import cafe_attacks, inputs, kept
 
@@ -37,6 +38,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
     def loaded(name: str, factor: int = 2) -> ModuleType:
         path = tmp_path / f"{name}.py"
         path.write_text(textwrap.dedent(MODULE.format(factor=factor)))
+        inputs._part.cache_clear()  # as in a new process
         module = ModuleType(name)
         module.__file__ = str(path)
         monkeypatch.setitem(sys.modules, name, module)
@@ -47,7 +49,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
 
 
 def files(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "kept").glob("*"))
+    return sorted((tmp_path / "kept").glob("*.json"))
 
 
 def test_a_run_is_made_once_and_says_what_it_took(load: Load, tmp_path: Path) -> None:
@@ -69,17 +71,44 @@ def test_other_arguments_are_another_run(load: Load, other: tuple[Any, ...]) -> 
     assert module.calls == [3, other[0]]
 
 
-def test_other_code_data_or_library_is_another_run(
+def test_other_code_is_another_run(load: Load) -> None:
+    before = load("same")
+    after = load("same", factor=5)  # in the same file
+    assert [before.double(3)[0][0], after.double(3)[0][0]] == [6, 15]
+    assert [load("same").double(3)[0][0], before.calls] == [6, [3]]
+
+
+def test_data_library_or_machine_make_another_run(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, after = load("before"), load("after", factor=5)
-    assert before.double(3)[0][0] == 6
-    assert after.double(3)[0][0] == 15
+    module = load("other")
+    module.double(3)
     monkeypatch.setattr(data, "fingerprint", lambda name: "others")
-    before.double(3)
+    module.double(3)
     monkeypatch.setattr(kept.torch, "__version__", "0.0")
-    before.double(3)
-    assert before.calls == [3] * 3
+    module.double(3)
+    monkeypatch.setattr(kept.devices, "describe", lambda place: "a GPU")
+    module.double(3)
+    module.double(3)
+    assert module.calls == [3] * 4
+
+
+def test_a_run_that_another_process_is_making_is_waited_for(load: Load, tmp_path: Path) -> None:
+    module = load("waits")
+    module.double(3)
+    (path,) = files(tmp_path)
+    text = path.read_text()
+    path.unlink()
+    answers: list[Any] = []
+    with locks.held(path.with_suffix(".lock")):  # as the other holds it
+        waiting = threading.Thread(target=lambda: answers.append(module.double(3)))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        path.write_text(text)
+    waiting.join(30)
+    assert len(answers) == 1
+    assert module.calls == [3]
 
 
 def test_a_torn_file_is_made_again(load: Load, tmp_path: Path) -> None:
@@ -93,11 +122,12 @@ def test_a_torn_file_is_made_again(load: Load, tmp_path: Path) -> None:
     assert module.calls == [3] * 5
 
 
+@pytest.mark.parametrize("error", [GleakError("cannot write: free some space"), OSError(5, "no")])
 def test_where_nothing_can_be_written_the_run_still_counts(
-    load: Load, monkeypatch: pytest.MonkeyPatch
+    load: Load, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(path: Path, content: str) -> None:
-        raise GleakError("cannot write: free some space")
+        raise error
 
     module = load("full")
     monkeypatch.setattr(kept, "atomic_write", full)
