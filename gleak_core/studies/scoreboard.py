@@ -256,14 +256,15 @@ def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tu
     if absent:
         were = "was" if len(absent) == 1 else "were"
         why = f"{why}, without {' and '.join(absent)}, which {were} not at hand"
+    if study.id in studies.INSTEAD:
+        why = f"{why}, {studies.INSTEAD[study.id]}"
     if sizes.min() < ENOUGH:
         few = f"{why}, with {sizes.min()} trials in a cell: {ENOUGH} are asked for"
         return "partly" if met else "not yet run", few
     if met == 0 and any(finding.judged for finding in findings):
         return "not reproduced", why
-    if study.id in studies.INSTEAD:
-        return "partly", f"{why}, {studies.INSTEAD[study.id]}"
-    return "partly" if absent or met < len(findings) else "reproduced", why
+    whole = met == len(findings) and not absent and study.id not in studies.INSTEAD
+    return "reproduced" if whole else "partly", why
 
 
 def _mixed(study: Study, rows: Frame, folder: Path) -> str:
