@@ -23,6 +23,7 @@ from gleak_core.studies import (
     general_rivals,
     general_solvers,
     general_updates,
+    general_weights,
 )
 from gleak_core.studies.general_attacks import BATCH, CLASSES, EACH, METHODS, TARGETS, Victims
 from gleak_core.studies.general_images import STUDIES
@@ -63,7 +64,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(general_attacks, "WIDE", 4)
     monkeypatch.setattr(general_attacks, "LARGE", 16)
     few = dict.fromkeys(general_attacks.EVALUATIONS, FEW)
-    monkeypatch.setattr(general_attacks, "EVALUATIONS", few)
+    for module in (general_attacks, general_weights):
+        monkeypatch.setattr(module, "EVALUATIONS", few)
     for name, value in {"FIRST": FEW, "EPOCHS": 1, "TEST": 10, "SMALL": 4}.items():
         monkeypatch.setattr(general_labels, name, value)
     monkeypatch.setattr(general_rivals, "_STEPS", FEW)
@@ -352,7 +354,7 @@ def test_after_one_local_step_the_average_update_is_the_gradient(made_up) -> Non
     def alike(epochs: int, rate: float) -> list[float]:
         how = {"surrogate": general_attacks.AVERAGE, "labels": general_attacks.INFERRED}
         cell = {"epochs": epochs, "rate": rate, **how}
-        return [row["cosine"] for row in general_attacks.from_weights(cell, [0, 1], "cpu")]
+        return [row["cosine"] for row in general_weights.from_weights(cell, [0, 1], "cpu")]
 
     assert alike(1, 0.1) == pytest.approx([1, 1], abs=1e-4)
     assert all(0 < far < near < 1 for far, near in zip(alike(8, 1.0), alike(8, 0.01), strict=True))
@@ -580,3 +582,14 @@ def test_beside_several_updates_total_variation_weighs_what_a_row_says(
     assert [one.pop("steps") * t for one, (t, _) in zip(told, both, strict=True)] == [1200] * 7
     assert {(1, 0.5), (1, 0.25), (2, 0.25), (4, 0.125)} < {*both}  # those of updates.cost
     assert alike(told)
+
+
+def test_angles_have_a_weight_of_their_own_beside_them(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = spied(monkeypatch)
+    cell = {"epochs": 2, "rate": 0.1, "surrogate": general_attacks.AVERAGE}
+    for labels in (general_attacks.INFERRED, general_attacks.GRANTED):
+        assert len(list(general_weights.from_weights({**cell, "labels": labels}, [0], "cpu"))) == 1
+    assert [one["penalties"] for one in told] == [{"tv_mean": 0.05}] * 2
+    assert ["labels" in one for one in told] == [False, True]
