@@ -30,7 +30,7 @@ from gleak_core.studies.trials import groups, side_by_side
 
 __all__ = ["TV", "from_weights"]
 
-TV = 0.05  # beside an angle: on five batches 0.5 costs two decibels, 0.02 half of one
+TV = 0.05  # beside an angle: on two batches 0.5 costs one or two decibels
 _SET = "CIFAR-10"
 
 
