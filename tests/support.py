@@ -102,7 +102,7 @@ def measures_what_it_names(study: Study, limits: Mapping[str, tuple[float, float
             yield row
 
     ends = study.cells[:1] + study.cells[1:][-1:]
-    some = replace(study, cells=ends, measure=measure)
+    some = replace(study, cells=ends, measure=measure, reduced={})
     frame = runner.measure(some, device="cpu", trials=2)
     assert len(frame) == 2 * len(ends)
     there = [name for name in study.metrics if name != "lpips"]  # its weights may be absent

@@ -397,7 +397,7 @@ def test_a_warm_start_is_looked_at_with_the_model_of_that_moment(small: None) ->
 
 # --- the grids ----------------------------------------------------------------------------------
 
-SHRUNK = {"batch": 8, "pictures": 16, "batch_ratio": 0.4, "epoch": 10}
+SHRUNK = {"batch": 8, "pictures": 24, "batch_ratio": 0.4, "epoch": 10}
 
 
 def shrunk(study: Study) -> Study:
