@@ -120,10 +120,10 @@ def _leaked(
     block = block or (BLOCK if attack == OURS else MANY)
     for number, some in groups(seeds, block):
         pool = Pool(protocol, dataset, items, own, number, thin)
-        yield from _of(attack, pool, block, some, device, loss=loss)
+        yield from _attacked(attack, pool, block, some, device, loss=loss)
 
 
-def _of(
+def _attacked(
     attack: str,
     pool: Pool,
     block: int,
@@ -148,21 +148,26 @@ def _steps(pool: Pool, loss: Loss) -> int:
     return cafe_pools.JOINT if to_the_end and small else cafe_pools.SHORT
 
 
-@kept(reads=lambda pool, *_: cafe_pools.reads({"dataset": pool.dataset}))
+def _sets(pool: Pool, *_: object) -> tuple[str]:
+    """Name the data set behind a run."""
+    return cafe_pools.reads({"dataset": pool.dataset})
+
+
+@kept(reads=_sets)
 def _solved(pool: Pool, block: int, steps: int, device: str) -> list[Score]:
     """Return the scores of a worker's first pictures, by linear algebra."""
     own, found = cafe_pools.shots(pool, tuple(range(block)), device, steps)
     return _scores(found, own, range(block))
 
 
-@kept(reads=lambda pool, *_: cafe_pools.reads({"dataset": pool.dataset}))
+@kept(reads=_sets)
 def _matched(pool: Pool, loss: Loss, block: int, steps: int, device: str) -> list[Score]:
     """Return the scores of some pictures, of all workers alike, of those matched together."""
     own, found = cafe_pools.matched(pool, loss, device, steps)
     return _scores(found, own, [t * len(own) // block for t in range(block)])
 
 
-@kept(reads=lambda pool, *_: cafe_pools.reads({"dataset": pool.dataset}))
+@kept(reads=_sets)
 def _dlg(pool: Pool, workers: int, granted: bool, block: int, device: str) -> list[Score]:
     """Return the scores of some pictures of a batch that DLG attacks, in the best order."""
     own, found = cafe_pools.dlg(pool, workers, device, granted=granted)
@@ -334,7 +339,7 @@ def by_ratio(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     batch = round(float(cell["batch_ratio"]) * items)
     for number, some in groups(seeds, block):
         pool = Pool(protocol, dataset, items, batch, number)
-        for score in _of(attack, pool, block, some, device):
+        for score in _attacked(attack, pool, block, some, device):
             yield _named(score, "psnr")
 
 
