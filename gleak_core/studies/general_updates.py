@@ -23,12 +23,13 @@ from gleak_core.studies.trials import groups
 __all__ = ["STUDIES", "weighed"]
 
 _SET = "CIFAR-10"
+_BUDGET = EVALUATIONS[_SET]
 
 
 def weighed(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
-    """One update or several, at as many evaluations, with some weight of total variation."""
+    """One update or several, with as many evaluations in all and some weight of total variation."""
     updates, penalties = int(cell["updates"]), {"tv_mean": float(cell["tv"])}
-    steps = EVALUATIONS[_SET] // updates
+    steps = int(cell["budget"]) // updates
     victims = Victims(_SET, (1,) * CIFAR_BATCH)
     for number, some in groups(seeds, BLOCK):
         own, seen = victims.share(number, some, device, updates=updates, rate=LOCAL_RATE)
@@ -42,15 +43,17 @@ STUDIES: tuple[Study, ...] = (
         id="updates.prior",
         title="Several updates, and the weight of total variation beside them",
         metrics=("psnr",),
-        cells=grid(updates=(1, 2), tv=(TV, TV / 2, TV / 4)),
+        cells=grid(updates=(1, 2), tv=(TV, TV / 2, TV / 4), budget=(_BUDGET,))
+        # What two updates cost with as many steps as one, spent on one.
+        + grid(updates=(1,), tv=(TV,), budget=(2 * _BUDGET,)),
         measure=weighed,
-        seconds=lambda _: 9.0,  # guessed, from updates.cost
+        seconds=lambda cell: 9.0 * int(cell["budget"]) / _BUDGET,  # guessed, from updates.cost
         reads=lambda _: ("cifar10",),
         trials={"smoke": 2, "quick": 5, "paper": 20},
         block=BLOCK,
         deviations=(
-            "The batches, networks, starts and evaluations (as many in all as for one update) are "
-            "those of updates.cost; the client's rate is "
+            "The batches, networks and starts are those of updates.cost; the budget is of "
+            "evaluations, of all updates together; the client's rate is "
             f"{LOCAL_RATE:g}.",
             "The weight of total variation stands beside the mean of the updates' distances, as in "
             "Algorithm 2.",

@@ -20,6 +20,7 @@ from gleak_core.studies import (
     general_forms,
     general_fused,
     general_labels,
+    general_repeats,
     general_rivals,
     general_solvers,
     general_updates,
@@ -64,7 +65,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(general_attacks, "WIDE", 4)
     monkeypatch.setattr(general_attacks, "LARGE", 16)
     few = dict.fromkeys(general_attacks.EVALUATIONS, FEW)
-    for module in (general_attacks, general_updates, general_weights):
+    for module in (general_attacks, general_weights):
         monkeypatch.setattr(module, "EVALUATIONS", few)
     for name, value in {"FIRST": FEW, "EPOCHS": 1, "TEST": 10, "SMALL": 4}.items():
         monkeypatch.setattr(general_labels, name, value)
@@ -577,10 +578,31 @@ def test_priors_change_beside_one_update_and_several(
     for cell in study.cells:
         for row in general_updates.weighed(cell, [0, 1], "cpu"):
             assert row["evaluations"] % int(cell["updates"]) == 0
-    both = [(int(cell["updates"]), float(cell["tv"])) for cell in study.cells]
-    assert [one.pop("penalties") for one in told] == [{"tv_mean": tv} for _, tv in both]
-    assert {one.pop("steps") * t for one, (t, _) in zip(told, both, strict=True)} == {FEW}
+    assert [one.pop("penalties") for one in told] == [
+        {"tv_mean": cell["tv"]} for cell in study.cells
+    ]
+    for cell, one in zip(study.cells, told, strict=True):
+        assert one.pop("steps") * int(cell["updates"]) == cell["budget"]
     assert alike(told)
+
+
+def test_only_the_labels_are_the_rivals(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches of Table 5, its start and terms; a rule that names each class once."""
+    [study], told = general_repeats.STUDIES, spied(monkeypatch)
+    for cell in study.cells:
+        how = {"setting": cell["setting"], "count": int(cell["count"])}
+        [ours] = general_repeats.misread(how, [3], "cpu")
+        unique = how == {"setting": "repetition", "count": 0}
+        if unique:
+            rows = general_attacks.several({"method": METHODS[1], "updates": 1}, [3], "cpu")
+        else:
+            rows = general_attacks.duplicates({"method": METHODS[1], **how}, [3], "cpu")
+        assert len(list(rows)) == 1
+        changed, printed = told[-2:]
+        assert changed.pop("labels") == "grad_inversion"
+        assert alike([changed, printed])
+        repeats = general_repeats.times(**how)
+        assert ours["accuracy"] <= 100 * len(repeats) / BATCH
 
 
 def test_angles_have_a_weight_of_their_own_beside_them(
