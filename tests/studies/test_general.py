@@ -12,7 +12,7 @@ from support import forgotten, measures_what_it_names, rebuilt
 from torch import Tensor
 from torch.nn import functional as F
 
-from gleak_core import attacks, clients, data, metrics, models, starts
+from gleak_core import attacks, clients, data, labels, metrics, models, starts, training
 from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
 from gleak_core.studies import (
@@ -31,7 +31,7 @@ from gleak_core.studies.general_images import STUDIES
 from gleak_core.studies.study import Study
 
 FEW = 4  # evaluations
-PICTURES = 97  # of a set with ten classes
+PICTURES = 397  # of a set with ten classes
 NAMES = tuple(f"class {k}" for k in range(CLASSES * EACH))
 
 
@@ -67,11 +67,17 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     few = dict.fromkeys(general_attacks.EVALUATIONS, FEW)
     for module in (general_attacks, general_weights):
         monkeypatch.setattr(module, "EVALUATIONS", few)
-    for name, value in {"FIRST": FEW, "EPOCHS": 1, "TEST": 10, "SMALL": 4}.items():
+    short = {
+        name: made._replace(epochs=min(3, made.epochs))
+        for name, made in general_labels.NETWORKS.items()
+    }
+    few_pictures = {"PICTURES": 390, "TEST": 70, "PUBLIC": 100}
+    own = {"EVALUATIONS": FEW, "LONG": 3, "NETWORKS": short}
+    for name, value in (own | few_pictures).items():
         monkeypatch.setattr(general_labels, name, value)
     monkeypatch.setattr(general_rivals, "_STEPS", FEW)
-    monkeypatch.setattr(data, "load", lambda name: SimpleNamespace(labels=range(80)))
-    remembered = general_attacks.restored, general_labels._trained
+    monkeypatch.setattr(data, "load", lambda name: SimpleNamespace(labels=range(1000)))
+    remembered = general_attacks.restored, general_labels._trained, general_labels._parts
     with forgotten(*remembered):
         yield
 
@@ -257,40 +263,86 @@ def test_runs_that_several_cells_look_at_are_made_once(
 
 # --- labels that are counted ------------------------------------------------------------------
 
-SETTING = {"network": "ReLUs, untrained", "rule": "bias gradient", "batch": 8}
+SETTING = {
+    "network": "ReLUs, untrained",
+    "rule": general_labels.BY_BIAS,
+    "batch": 8,
+    "dummies": general_labels.OWN,
+    "labels": general_labels.COME,
+    "pictures": general_labels.CLIENTS,
+}
 
 
-def test_with_the_private_pictures_for_dummies_every_label_is_read(made_up) -> None:
-    for network in ("sigmoids, untrained", "ReLUs, untrained"):
-        cell = {**SETTING, "network": network, "dummies": general_labels.OWN}
-        rows = list(general_labels.counted(cell, range(5), "cpu"))
-        assert [row["accuracy"] for row in rows] == [100] * 5
-        assert [row["status"] for row in rows] == ["solved"] * 5
-        assert all(row["off"] == 0 for row in rows)
+def counted(seeds: Sequence[int], **changed: Any) -> list[Any]:
+    return list(general_labels.counted({**SETTING, **changed}, seeds, "cpu"))
 
 
-def test_other_pictures_are_not_the_private_ones(made_up) -> None:
-    batch = sample("cifar10", 8, seed=3)
-    seen = clients.fedsgd(models.lenet(10), batch)
-    found = general_labels._dummies(general_labels.OTHERS, seen, batch, "bias", 3)
-    assert found.shape == batch.images.shape
-    assert not any(torch.equal(a, b) for a in found for b in batch.images)
+@pytest.mark.parametrize("network", general_labels.NETWORKS)
+def test_with_the_private_pictures_for_dummies_every_label_is_read(network: str, made_up) -> None:
+    rows = counted(range(5), network=network)
+    assert [row["accuracy"] for row in rows] == [100] * 5
+    assert [row["status"] for row in rows] == ["solved"] * 5
+    assert all(row["off"] == 0 for row in rows)
 
 
-def test_a_first_reconstruction_is_one(made_up) -> None:
+@pytest.mark.parametrize("rule", general_labels.RULES)
+def test_labels_are_counted_as_the_library_counts_them(rule: str, made_up) -> None:
+    """With as many dummies as pictures, which is all that `refine` takes."""
+    net = models.lenet(10, seed=1, activation="relu", init="kaiming")
+    batch, dummies = sample("cifar10", 8, seed=3), sample("cifar10", 8, seed=40).images
+    seen = clients.fedsgd(net, batch)
+    found = general_labels._read(rule, seen, net, dummies)
+    assert torch.equal(
+        found, labels.refine(seen, dummies[None], rule=general_labels.RULES[rule])[0]
+    )
+
+
+def test_nobody_has_anothers_pictures(made_up) -> None:
+    parts = general_labels._parts()
+    everybodys = torch.cat([part.indices for part in parts])
+    assert len(everybodys.unique()) == len(everybodys) == general_labels.PICTURES
+    assert [len(part) for part in parts[1:]] == [general_labels.TEST, general_labels.PUBLIC]
+    for who, part in zip((general_labels.CLIENTS, general_labels.HELD_OUT), parts, strict=False):
+        batch = general_labels._private({**SETTING, "pictures": who}, 3)
+        assert set(batch.indices.tolist()) <= set(part.indices.tolist())
+    seen = clients.fedsgd(models.lenet(10), parts[0][:8])
+    for kind, n in general_labels.OTHERS.items():
+        found, _ = general_labels._dummies(kind, seen, parts[0][:8], "bias", 3)
+        assert found is not None and len(found) == min(n, general_labels.PUBLIC)
+        assert not torch.isin(found.flatten(1).sum(1), parts[0].images.flatten(1).sum(1)).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_come_as_they_are_or_each_once(seed: int, made_up) -> None:
+    come = general_labels._private(SETTING, seed)
+    once = general_labels._private({**SETTING, "labels": general_labels.ONCE}, seed)
+    assert len(come) == len(once) == len(once.labels.unique()) == 8
+    assert torch.equal(come.indices[:1], once.indices[:1])  # the same order, what repeats left out
+
+
+@pytest.mark.parametrize(("kind", "rounds"), general_labels.COPIES.items())
+def test_a_reconstruction_is_one(
+    kind: str, rounds: int, made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = spied(monkeypatch)
     batch = sample("cifar10", 4, seed=3)
     seen = clients.fedsgd(models.lenet(10), batch)
-    found = general_labels._dummies(general_labels.COPIES, seen, batch, "bias", 3)
+    found, psnr = general_labels._dummies(kind, seen, batch, "bias", 3)
     start = starts.make("uniform", (1, 4, 3, 32, 32), seed=3)[0].float()
-    assert found.shape == start.shape and not torch.equal(found, start)
-    assert found.min() >= 0 and found.max() <= 1
+    assert found is not None and found.shape == start.shape and not torch.equal(found, start)
+    assert found.min() >= 0 and found.max() <= 1 and 0 < psnr < 40
+    assert (told[0]["labels"], told[0]["rounds"]) == ("bias", rounds)
 
 
 def test_how_far_p_is_off(made_up) -> None:
     class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sure = torch.nn.Parameter(torch.tensor(100.0))
+
         def forward(self, x: Tensor) -> Tensor:  # sure of class 0 where it is dark
             dark = x.mean((1, 2, 3)) < 0.5
-            return 100 * torch.stack([dark, ~dark], 1).float()
+            return self.sure * torch.stack([dark, ~dark], 1).float()
 
     dark, bright = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
     net: Any = Net()
@@ -301,11 +353,25 @@ def test_how_far_p_is_off(made_up) -> None:
 
 @pytest.mark.parametrize("dummies", general_labels.DUMMIES)
 def test_labels_are_counted_with_all_dummies(dummies: str, made_up) -> None:
-    for network in ("ReLUs, trained", "sigmoids, untrained"):
-        cell = {**SETTING, "network": network, "rule": "Eq. 16", "batch": 4, "dummies": dummies}
-        for row in general_labels.counted(cell, [0, 1], "cpu"):
-            assert set(row) == {"accuracy", "off", "status", "evaluations"}
+    for network in ("ReLUs, 2 epochs", "sigmoids, untrained"):
+        for row in counted([0, 1], network=network, batch=4, dummies=dummies):
+            assert set(row) == {"accuracy", "off", "psnr", "test", "status", "evaluations"}
             assert 0 <= row["accuracy"] <= 100 and 0 <= row["off"] <= 100
+            assert math.isnan(row["psnr"]) == (dummies not in general_labels.COPIES)
+            assert math.isnan(row["test"]) == ("untrained" in network)
+
+
+def test_a_network_is_looked_at_at_two_moments_of_one_training(made_up) -> None:
+    early, late, raw = (
+        general_labels._network(f"ReLUs, {when}", 0, "cpu")[0].state_dict()["head.weight"]
+        for when in ("2 epochs", "30 epochs", "untrained")
+    )
+    assert not torch.equal(early, late) and not torch.equal(early, raw)
+    own, test, _ = general_labels._parts()
+    made = general_labels.NETWORKS["ReLUs, 30 epochs"]
+    net = models.lenet(10, seed=0, **made.form)
+    [last] = training.train(net, own, test, epochs=general_labels.LONG, rate=made.rate)
+    assert torch.equal(late, last.weights["head.weight"])
 
 
 def test_signs_name_every_class_once_and_no_other(made_up) -> None:
@@ -316,21 +382,20 @@ def test_signs_name_every_class_once_and_no_other(made_up) -> None:
 
 
 def test_rules_that_need_no_dummies(made_up) -> None:
-    cell = {**SETTING, "dummies": general_labels.NO, "rule": general_labels.LOWEST}
-    for row in general_labels.counted(cell, range(3), "cpu"):
+    none = {"dummies": general_labels.NO}
+    for row in counted(range(3), rule=general_labels.LOWEST, **none):
         assert 0 < row["accuracy"] <= 100 and math.isnan(row["off"])
-    wide = {**cell, "rule": general_labels.SIGNS, "batch": 64}
-    for row in general_labels.counted(wide, range(3), "cpu"):
+    for row in counted(range(3), rule=general_labels.SIGNS, batch=64, **none):
         assert row["accuracy"] <= 100 * 10 / 64 and math.isnan(row["off"])
+    even = counted(range(8), rule=general_labels.EVEN, batch=64, **none)
+    assert 60 < sum(row["accuracy"] for row in even) / 8 < 95  # what is there to be had for nothing
 
 
 def test_sums_of_tanh_may_mislead(made_up) -> None:
     """Even with the true p: their input of the last layer has either sign, and any sum."""
-    cell = {**SETTING, "network": "tanh, untrained", "dummies": general_labels.OWN}
-    seeds = range(5)
     by_sum, by_bias = (
-        [row["accuracy"] for row in general_labels.counted({**cell, "rule": r}, seeds, "cpu")]
-        for r in general_labels.RULES
+        [row["accuracy"] for row in counted(range(5), network="tanh, untrained", rule=rule)]
+        for rule in general_labels.RULES
     )
     assert by_bias == [100] * 5
     assert sum(by_sum) < 500
@@ -610,7 +675,7 @@ def test_angles_have_a_weight_of_their_own_beside_them(
 ) -> None:
     told = spied(monkeypatch)
     cell = {"epochs": 2, "rate": 0.1, "surrogate": general_attacks.AVERAGE}
-    for labels in (general_attacks.INFERRED, general_attacks.GRANTED):
-        assert len(list(general_weights.from_weights({**cell, "labels": labels}, [0], "cpu"))) == 1
+    for which in (general_attacks.INFERRED, general_attacks.GRANTED):
+        assert len(list(general_weights.from_weights({**cell, "labels": which}, [0], "cpu"))) == 1
     assert [one["penalties"] for one in told] == [{"tv_mean": 0.05}] * 2
     assert ["labels" in one for one in told] == [False, True]
