@@ -20,6 +20,7 @@ from gleak_core.studies import (
     general_forms,
     general_fused,
     general_labels,
+    general_large,
     general_repeats,
     general_rivals,
     general_solvers,
@@ -63,7 +64,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pictures of our own, attacks that hardly begin, networks that are not wide."""
     monkeypatch.setattr(data, "sample", sample)
     monkeypatch.setattr(general_attacks, "WIDE", 4)
-    monkeypatch.setattr(general_attacks, "LARGE", 16)
+    monkeypatch.setattr(general_large, "LARGE", 16)
     few = dict.fromkeys(general_attacks.EVALUATIONS, FEW)
     for module in (general_attacks, general_weights):
         monkeypatch.setattr(module, "EVALUATIONS", few)
@@ -649,6 +650,21 @@ def test_priors_change_beside_one_update_and_several(
     for cell, one in zip(study.cells, told, strict=True):
         assert one.pop("steps") * int(cell["updates"]) == cell["budget"]
     assert alike(told)
+
+
+def test_large_pictures_have_a_network_each_and_a_weight_of_their_own(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = spied(monkeypatch)
+    for cell in STUDIES[0].cells:
+        assert len(list(general_large.restored(cell, [0, 1], "cpu"))) == 2
+    assert [one.pop("penalties") for one in told] == [{"tv_mean": w} for w in (40, 40, 0.5, 0.5)]
+    assert alike(told[::2]) and alike(told[1::2]) and not alike(told)
+    nets = [
+        Victims("ImageNet", (1,) * BATCH, 16).network(k, [sample("imagenet")], "cpu")
+        for k in (0, 1)
+    ]
+    assert not torch.equal(nets[0].head.weight, nets[1].head.weight)
 
 
 def test_only_the_labels_are_the_rivals(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
