@@ -8,7 +8,7 @@ from gleak_core.studies.study import Cell, Row
 __all__ = ["HEAVY", "TV", "restored"]
 
 HEAVY = 40.0
-"""As heavy beside the distance of the start as TV is at 32×32, where that is 30 to 130 times less."""
+"""As heavy as TV is at 32×32, where the distance of the start is 30 to 130 times less."""
 _SET = "ImageNet"
 
 
