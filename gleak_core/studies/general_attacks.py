@@ -380,8 +380,9 @@ def several(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         yield from measures(found, own, "mse", "ssim", "psnr", "lpips")
 
 
-# `general_weights` has the place of this one and of TV_OF_ANGLE. They go when this file changes for
-# another reason: five studies that were measured with it would have to be measured again.
+# `general_weights` has the place of this one and of TV_OF_ANGLE, `general_large` that of `large`.
+# They go when this file changes for another reason: five studies that were measured with it would
+# have to be measured again.
 def from_weights(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Batches of eight out of the weights after local epochs of one step each."""
     victims = Victims("CIFAR-10", (1,) * EIGHT)

@@ -79,7 +79,10 @@ _IMAGENET = (
 )
 _TV = "Total variation is a mean: as a sum it outweighs the gradients by far at the printed weight."
 _SMALL = f"The pictures are {SIDE}×{SIDE} instead of {LARGE}×{LARGE}, so that many batches fit."
-_FEW = f"{FEW} trials instead of {FEWEST}: one takes about a minute of a core for every update."
+_FEW = (
+    f"{FEW} trials instead of {FEWEST}, on {FEW // BLOCK} networks: one takes about a minute of a "
+    "core for every update."
+)
 _TERMS = (
     "The clip and scale terms are left out: as printed they stop our optimiser, and as means of "
     "squares they gain nothing (gen.table2). Total variation weighs 0.5 and the solver's rate is "
