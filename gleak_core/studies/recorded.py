@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gleak_core import figures, statistics, studies
+from gleak_core.errors import choose
 from gleak_core.statistics import Estimate
 from gleak_core.studies import scoreboard
 from gleak_core.studies.scoreboard import Line
@@ -24,6 +25,7 @@ __all__ = [
     "intervals",
     "one",
     "source",
+    "spread",
     "table",
     "trials",
     "verdict",
@@ -149,6 +151,32 @@ def table(name: str, *metrics: str, caption: str, drop: Sequence[str] = (), **wh
             row[head] = _interval(by[metric])
         rows.append({**row, "n": by[wanted[0]]["n"], "not solved": by[wanted[0]]["failed"]})
     return figures.table(pd.DataFrame(rows), caption=f"{caption} {_source(line)}")
+
+
+def spread(
+    name: str, metric: str, across: str, *, caption: str, drop: Sequence[str] = (), **where: Any
+) -> figures.Table:
+    """Return a table of one metric, with a column for each value of the key `across`.
+
+    Otherwise as `table`; `n` is the least number of trials in a row.
+    """
+    line = _line(name)
+    some = _choose(line, where)
+    if some.empty or line.study is None:
+        return _absent(name, caption)
+    choose("metric", metric, line.study.metrics)
+    choose("key", across, line.study.keys)
+    left_out = {across, *drop}
+    keys = [k for k in line.study.keys if k not in left_out and some[k].map(word).nunique() > 1]
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for cell in some[some["metric"] == metric].to_dict("records"):
+        at = {k.replace("_", " "): cell[k] for k in keys}
+        row = rows.setdefault(tuple(at.values()), {**at, "n": cell["n"]})
+        row[str(cell[across])] = _interval(cell)
+        row["n"] = min(row["n"], cell["n"])
+    shown = pd.DataFrame([*rows.values()]).fillna("—")
+    shown["n"] = shown.pop("n")  # to the end
+    return figures.table(shown, caption=f"{caption} {_source(line)}")
 
 
 def intervals(

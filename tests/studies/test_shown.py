@@ -11,7 +11,7 @@ from studies import toy
 
 from gleak_core import figures, papers, studies
 from gleak_core.papers import Cell, Headline, Metric, Result, Rule
-from gleak_core.studies import recorded, runner, scoreboard
+from gleak_core.studies import grid, recorded, runner, scoreboard
 
 NAME = "toy.table1"
 
@@ -69,6 +69,28 @@ def test_a_key_with_one_value_has_no_column(shown: Path) -> None:
     measure(shown)
     assert "a" not in recorded.table(NAME, caption="One.", a=2).columns
     assert "a" not in recorded.table(NAME, caption="All.", drop=("a",)).columns
+
+
+def test_the_values_of_a_key_stand_side_by_side(
+    shown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = replace(studies.STUDIES[NAME], cells=grid(a=(1, 2), b=("x", "y")) + grid(a=(3,), b=("y",)))
+    monkeypatch.setattr(studies, "STUDIES", {NAME: wide})
+    assert "not yet run" in recorded.spread(NAME, "value", "b", caption="Both.").rows[0][0]
+    measure(shown)
+    table = recorded.spread(NAME, "value", "b", caption="Both.")
+    assert table.columns == ("a", "x", "y", "n")
+    assert [row[0] for row in table.rows] == ["1", "2", "3"]
+    assert table.rows[1][1] == table.rows[1][2] != table.rows[0][1]
+    assert table.rows[1][1].startswith("210 [")  # as in `table`
+    assert (table.rows[2][1], table.rows[2][3]) == ("—", "20")
+    assert table.caption.startswith("Both. Medians, means or rates with 95 % intervals; 100 trials")
+    some = recorded.spread(NAME, "value", "a", b="y", drop=("b",), caption="One.")
+    assert some.columns == ("1", "2", "3", "n") and len(some.rows) == 1
+    with pytest.raises(ValueError, match="unknown key 'c'"):
+        recorded.spread(NAME, "value", "c", caption="None.")
+    with pytest.raises(ValueError, match="unknown metric 'worth'"):
+        recorded.spread(NAME, "worth", "b", caption="None.")
 
 
 def test_what_is_not_measured_says_how_it_would_be(shown: Path) -> None:
