@@ -74,7 +74,9 @@ def test_a_key_with_one_value_has_no_column(shown: Path) -> None:
 def test_the_values_of_a_key_stand_side_by_side(
     shown: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wide = replace(studies.STUDIES[NAME], cells=grid(a=(1, 2), b=("x", "y")) + grid(a=(3,), b=("y",)))
+    wide = replace(
+        studies.STUDIES[NAME], cells=grid(a=(1, 2), b=("x", "y")) + grid(a=(3,), b=("y",))
+    )
     monkeypatch.setattr(studies, "STUDIES", {NAME: wide})
     assert "not yet run" in recorded.spread(NAME, "value", "b", caption="Both.").rows[0][0]
     measure(shown)
