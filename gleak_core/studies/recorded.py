@@ -271,7 +271,7 @@ def _interval(cell: Mapping[str, Any]) -> str:
     ends = [_number(cell[name]) for name in ("low", "high")]
     if math.isinf(ends[0]) and math.isinf(ends[1]):
         return f"{ours:.3g} (of {cell['n']})"  # too few for an interval
-    return f"{ours:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]"
+    return f"{ours:.3g} [{ends[0]:.3g},\N{NO-BREAK SPACE}{ends[1]:.3g}]"  # an interval on one line
 
 
 def _number(value: Any) -> float:

@@ -183,7 +183,9 @@ def test_figures_are_drawn_of_what_is_recorded_and_say_so_where_nothing_is(shown
 def test_too_few_values_have_no_interval_in_a_table() -> None:
     cell = {"ours": 32.25, "low": -math.inf, "high": math.inf, "n": 2}
     assert recorded._interval(cell) == "32.2 (of 2)"
-    assert recorded._interval({**cell, "low": 31, "high": 33.5}) == "32.2 [31, 33.5]"
+    assert (
+        recorded._interval({**cell, "low": 31, "high": 33.5}) == "32.2 [31,\N{NO-BREAK SPACE}33.5]"
+    )
 
 
 def test_pairs_say_how_far_one_setting_is_ahead(shown: Path) -> None:
