@@ -226,6 +226,7 @@ def _seconds(cell: Cell) -> float:
 
 
 _PLAIN = {"labels": (COME,), "pictures": (CLIENTS,)}
+_UNIQUE = {**_PLAIN, "labels": (ONCE,)}
 
 STUDIES: tuple[Study, ...] = (
     Study(
@@ -258,22 +259,8 @@ STUDIES: tuple[Study, ...] = (
             batch=(SMALL, LARGE),
             **_PLAIN,
         )
-        + grid(
-            network=NETWORKS,
-            dummies=(FIRST,),
-            rule=RULES,
-            batch=(SMALL,),
-            labels=(ONCE,),
-            pictures=(CLIENTS,),
-        )
-        + grid(
-            network=NETWORKS,
-            dummies=(NO,),
-            rule=(SIGNS, LOWEST),
-            batch=(SMALL,),
-            labels=(ONCE,),
-            pictures=(CLIENTS,),
-        )
+        + grid(network=NETWORKS, dummies=(FIRST,), rule=RULES, batch=(SMALL,), **_UNIQUE)
+        + grid(network=NETWORKS, dummies=(NO,), rule=(SIGNS, LOWEST), batch=(SMALL,), **_UNIQUE)
         + grid(
             network=TRAINED,
             dummies=(FIRST,),

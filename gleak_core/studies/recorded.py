@@ -133,7 +133,7 @@ def table(name: str, *metrics: str, caption: str, drop: Sequence[str] = (), **wh
     some = _choose(line, where)
     if some.empty or line.study is None:
         return _absent(name, caption)
-    keys = [k for k in line.study.keys if k not in drop and some[k].map(word).nunique() > 1]
+    keys = _told(line.study, some, drop)
     wanted = metrics or line.study.metrics
     rows = []
     found: Any = some.groupby(list(line.study.keys), sort=False, dropna=False)
@@ -166,8 +166,7 @@ def spread(
         return _absent(name, caption)
     choose("metric", metric, line.study.metrics)
     choose("key", across, line.study.keys)
-    left_out = {across, *drop}
-    keys = [k for k in line.study.keys if k not in left_out and some[k].map(word).nunique() > 1]
+    keys = _told(line.study, some, (across, *drop))
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for cell in some[some["metric"] == metric].to_dict("records"):
         at = {k.replace("_", " "): cell[k] for k in keys}
@@ -212,6 +211,11 @@ def heat_map(
         of(wide) if of else wide, alt=alt, label=label, xlabel=xlabel, limits=limits,
         caption=f"{caption} {source(name)}",
     )  # fmt: skip
+
+
+def _told(study: studies.Study, some: Frame, drop: Sequence[str]) -> list[str]:
+    """Return the keys that tell the rows of a table apart."""
+    return [k for k in study.keys if k not in drop and some[k].map(word).nunique() > 1]
 
 
 def _absent(name: str, caption: str) -> figures.Table:
