@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -389,6 +390,17 @@ def test_a_block_that_always_kills_ends_in_a_sentence(
     assert outcome.rows == 12
     [failure] = outcome.failures
     assert "(a 2; seeds 0–5): its process died twice" in failure
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is told")
+def test_a_process_keeps_its_memory_for_the_next_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "get_context", lambda how: FORKS)
+    with workers._pool(1) as pool:
+        first, *rest = pool.submit(toy.faults).result()
+    assert first > 10_000
+    assert min(rest) < 100
 
 
 def test_no_processes_are_refused() -> None:

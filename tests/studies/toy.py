@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,3 +107,14 @@ def run(folder: Path, pause: float, tells: Path | None = None) -> None:
 def run_in_two(folder: Path, held: Path) -> None:
     os.environ |= {PAUSE: "60", HELD: str(held)}
     runner.run([toy(hold)], device="cpu", folder=folder, execute=workers.processes(2))
+
+
+def faults() -> list[int]:
+    """Return how many pages the kernel had to give, each time that 96 MB are taken and freed."""
+    counts = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = [b"x" * 2**23 for _ in range(12)]
+        del held
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return counts
