@@ -17,6 +17,7 @@ from gleak_core.data import Batch
 from gleak_core.observation import Observation, Reconstruction
 from gleak_core.studies import (
     general_attacks,
+    general_controls,
     general_forms,
     general_fused,
     general_labels,
@@ -640,7 +641,7 @@ def test_priors_change_beside_one_update_and_several(
 ) -> None:
     """At the same evaluations and rate, from the same start; the same gradient comes first."""
     told = spied(monkeypatch)
-    [study] = general_updates.STUDIES
+    study, sixteen = general_updates.STUDIES
     for cell in study.cells:
         for row in general_updates.weighed(cell, [0, 1], "cpu"):
             assert row["evaluations"] % int(cell["updates"]) == 0
@@ -650,6 +651,40 @@ def test_priors_change_beside_one_update_and_several(
     for cell, one in zip(study.cells, told, strict=True):
         assert one.pop("steps") * int(cell["updates"]) == cell["budget"]
     assert alike(told)
+    told.clear()
+    for cell in sixteen.cells:
+        assert len(list(general_updates.of_sixteen(cell, [0], "cpu"))) == 1
+    assert [one.pop("penalties") for one in told] == [
+        {"tv_mean": cell["tv"]} for cell in sixteen.cells
+    ]
+    assert alike(told)
+
+
+def test_sixteen_lighter_are_the_batches_of_the_table(made_up) -> None:
+    """With the table's own weight a trial is the table's."""
+    ours = general_updates.of_sixteen({"updates": 2, "tv": general_attacks.TV}, [1], "cpu")
+    theirs = general_attacks.several({"method": METHODS[1], "updates": 2}, [1], "cpu")
+    for mine, printed in zip(ours, theirs, strict=True):
+        assert {mine["psnr"], mine["ssim"]} == {printed["psnr"], printed["ssim"]}
+
+
+@pytest.mark.parametrize("surrogate", [general_attacks.AVERAGE, general_attacks.SIMULATED])
+@pytest.mark.parametrize("which", [general_attacks.INFERRED, general_attacks.GRANTED])
+def test_a_control_is_the_figure_but_for_what_it_changes(
+    surrogate: str, which: str, made_up
+) -> None:
+    cell = {"surrogate": surrogate, "labels": which, "epochs": 2, "rate": 0.1}
+    [figure] = general_weights.from_weights(cell, [1], "cpu")
+    same = {**cell, "tv": general_weights.TV, "steps": FEW}
+    [ours] = general_controls.from_weights(same, [1], "cpu")
+    alone = {"seconds", "cosine"}
+    assert {k: v for k, v in ours.items() if k not in alone} == {
+        k: v for k, v in figure.items() if k not in alone
+    }
+    [heavy] = general_controls.from_weights({**same, "tv": 5.0}, [1], "cpu")
+    [longer] = general_controls.from_weights({**same, "steps": 2 * FEW}, [1], "cpu")
+    assert heavy["psnr"] != ours["psnr"] != longer["psnr"]
+    assert longer["evaluations"] > ours["evaluations"]
 
 
 def test_large_pictures_have_a_network_each_and_a_weight_of_their_own(
