@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gleak_core import clients
+from gleak_core import clients, metrics
 from gleak_core.papers import Metric
 from gleak_core.simulation import redo_training
 from gleak_core.studies.general_attacks import (
@@ -37,10 +37,13 @@ _SET = "CIFAR-10"
 _STEPS = EVALUATIONS[_SET]
 _TV = 0.05  # of gen.fig5
 _FAR = 0.1  # the source's rate
+_JUDGED = ("psnr", "ssim", "accuracy")
 _ASKS = {
     "psnr": Metric("psnr", "dB", "higher", "mean"),
     "ssim": Metric("ssim", "", "higher", "mean"),
     "accuracy": Metric("accuracy", "%", "higher", "mean"),
+    # What a flat grey picture has, of which nobody would say that it leaks.
+    "grey": Metric("grey", "dB", "higher", "mean"),
 }
 
 
@@ -71,8 +74,9 @@ def from_weights(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]
                 **known,
             )
         each = 1 if cell["surrogate"] == AVERAGE else epochs
-        for row in measures(found, own, *_ASKS):
-            yield {**row, "evaluations": each * row["evaluations"]}
+        for row, batch in zip(measures(found, own, *_JUDGED), own, strict=True):
+            grey = metrics.psnr(torch.full_like(batch.images, 0.5), batch.images).mean()
+            yield {**row, "grey": float(grey), "evaluations": each * row["evaluations"]}
 
 
 def _cells(surrogate: str, *, epochs: int = 4, labels: str = GRANTED, **other: Any) -> list[Cell]:

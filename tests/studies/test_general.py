@@ -677,7 +677,10 @@ def test_a_control_is_the_figure_but_for_what_it_changes(
     [figure] = general_weights.from_weights(cell, [1], "cpu")
     same = {**cell, "tv": general_weights.TV, "steps": FEW}
     [ours] = general_controls.from_weights(same, [1], "cpu")
-    alone = {"seconds", "cosine"}
+    alone = {"seconds", "cosine", "grey"}
+    own = Victims("CIFAR-10", (1,) * general_attacks.EIGHT).batches([1])[0].images
+    apart = (own - 0.5).square().mean((1, 2, 3))
+    assert ours["grey"] == pytest.approx(float((-10 * apart.log10()).mean()), rel=1e-5)
     assert {k: v for k, v in ours.items() if k not in alone} == {
         k: v for k, v in figure.items() if k not in alone
     }
