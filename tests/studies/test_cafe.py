@@ -241,8 +241,8 @@ def test_a_loss_without_a_term_is_one_variant_of_another() -> None:
 def test_what_is_known_of_the_inputs_helps_the_matching(
     small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cafe_pools, "JOINT", 60)
-    monkeypatch.setattr(cafe_pools, "SHORT", 60)
+    monkeypatch.setattr(cafe_pools, "JOINT", 40)
+    monkeypatch.setattr(cafe_pools, "SHORT", 40)
     known, without = (
         rows(cafe_attacks.ablated, 8, variant=name)
         for name in ("full", "no internal representation")
@@ -519,11 +519,11 @@ def test_what_makes_them_wrong_makes_the_inputs_wrong(
 def test_matching_needs_no_rank(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It begins where the other attack is left, and comes nearer; redrawn batches help it."""
     start = countered("a fixed partition")[1]
-    monkeypatch.setattr(cafe_counters, "JOINT", 60)
+    monkeypatch.setattr(cafe_counters, "JOINT", 40)
     found, quality, _ = countered("a fixed partition", PUBLISHED)
     _, redrawn, _ = countered("none", PUBLISHED)
     assert start + 1 < quality < redrawn
-    assert {row["evaluations"] for row in found} == {60}
+    assert {row["evaluations"] for row in found} == {40}
 
 
 def test_dropout_is_the_client_s_own(small: None) -> None:
