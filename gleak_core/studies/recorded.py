@@ -83,18 +83,20 @@ def ahead(
     second: Mapping[str, Any],
     *,
     decades: bool = False,
+    against: str = "",
     **where: Any,
 ) -> Estimate | None:
     """Return how far one setting is ahead of another: the median over pairs of the same seed.
 
-    It is positive if the first is the better one. With `decades` it counts powers of ten. None if
-    nothing is recorded.
+    It is positive if the first is the better one. With `decades` it counts powers of ten. The
+    second may be of another study, `against`, of the same batches. None if nothing is recorded.
     """
-    one, two = (trials(name, metric, **{**where, **side}) for side in (first, second))
+    one = trials(name, metric, **{**where, **first})
+    two = trials(against or name, metric, **{**where, **second})
     if one.empty or two.empty:
         return None
-    same = [key for key in one.columns if key not in {*first, *second, metric}]
-    both: Any = one.merge(two, on=same, suffixes=("_1", "_2"))
+    same = [k for k in one.columns if k in two.columns and k not in {*first, *second, metric}]
+    both: Any = one.merge(two, on=same, suffixes=("_1", "_2"), validate="one_to_one")
     sign = -1 if _line(name).metric(metric).better == "lower" else 1
     ours, theirs = (both[f"{metric}_{k}"] for k in (1, 2))
     if decades:

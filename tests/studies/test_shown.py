@@ -198,6 +198,27 @@ def test_pairs_say_how_far_one_setting_is_ahead(shown: Path) -> None:
     assert behind is not None and behind.value == -100
 
 
+def test_pairs_of_two_studies_are_of_one_seed(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each study has a key of its own; a side that is not one row for each seed is refused."""
+    measure(shown)
+    frames = {
+        NAME: pd.DataFrame(
+            {"a": 2, "b": [1, 1, 2, 2], "seed": [0, 1, 0, 1], "value": [5.0, 7, 0, 0]}
+        ),
+        "other": pd.DataFrame({"c": 3, "seed": [1, 0], "value": [1.0, 2]}),
+    }
+
+    def trials(name: str, metric: str, **where: int) -> pd.DataFrame:
+        some = frames[name]
+        return some[(some[list(where)] == pd.Series(where)).all(axis=1)]
+
+    monkeypatch.setattr(recorded, "trials", trials)
+    ahead = recorded.ahead(NAME, "value", {"b": 1}, {"c": 3}, against="other")
+    assert ahead is not None and (ahead.value, ahead.n) == (4.5, 2)  # 5 - 2 and 7 - 1
+    with pytest.raises(ValueError, match="not a one-to-one merge"):
+        recorded.ahead(NAME, "value", {"a": 2}, {"c": 3}, against="other")
+
+
 def test_a_lower_error_is_ahead_by_decades(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure(shown)
     result = papers.find(NAME)
