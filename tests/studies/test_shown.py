@@ -209,8 +209,10 @@ def test_pairs_of_two_studies_are_of_one_seed(shown: Path, monkeypatch: pytest.M
     }
 
     def trials(name: str, metric: str, **where: int) -> pd.DataFrame:
-        some = frames[name]
-        return some[(some[list(where)] == pd.Series(where)).all(axis=1)]
+        some: Any = frames[name]
+        for key, value in where.items():
+            some = some[some[key] == value]
+        return some
 
     monkeypatch.setattr(recorded, "trials", trials)
     ahead = recorded.ahead(NAME, "value", {"b": 1}, {"c": 3}, against="other")
