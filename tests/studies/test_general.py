@@ -24,6 +24,7 @@ from gleak_core.studies import (
     general_large,
     general_repeats,
     general_rivals,
+    general_sizes,
     general_solvers,
     general_updates,
     general_weights,
@@ -700,6 +701,26 @@ def test_large_pictures_have_a_network_each_and_a_weight_of_their_own(
     assert [one.pop("penalties") for one in told] == [{"tv_mean": w} for w in (40, 40, 0.5, 0.5)]
     assert alike(told[::2]) and alike(told[1::2]) and not alike(told)
     assert made == [0, 1, 0, 1]
+
+
+def test_a_size_is_the_figure_but_for_what_it_changes(
+    made_up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own size, weights and prior are the figure's trial; each is what its name says."""
+    side, bounds, real = general_large.LARGE, [], models.lenet
+    monkeypatch.setattr(
+        models, "lenet", lambda n, **h: bounds.append((h["scale"], h["seed"])) or real(n, **h)
+    )
+    [figure] = general_large.restored({"batch": BATCH, "tv": 0.5}, [2], "cpu")
+    same = {"side": side, "weights": "±1/4", "tv": 0.5, "steps": FEW}
+    [ours] = general_sizes.sized(same, [2], "cpu")
+    assert {k: v for k, v in ours.items() if k != "seconds"} == {
+        k: v for k, v in figure.items() if k != "seconds"
+    }
+    for other in ({"weights": "±8/side"}, {"tv": 4.0}, {"steps": 2 * FEW}, {"side": 2 * side}):
+        [changed] = general_sizes.sized(same | other, [2], "cpu")
+        assert changed["psnr"] != ours["psnr"]
+    assert bounds == [(0.25, 2), (0.25, 2), (0.25 * 32 / side, 2)] + 3 * [(0.25, 2)]
 
 
 def test_only_the_labels_are_the_rivals(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
