@@ -11,6 +11,7 @@ from gleak_core.errors import choose
 from gleak_core.studies import (
     cafe,
     cafe_counters,
+    cafe_rates,
     cafe_thousands,
     cpl,
     dlg,
@@ -66,6 +67,7 @@ STUDIES: Mapping[str, Study] = {
         general_fused,
         cafe,
         cafe_thousands,
+        cafe_rates,
         cafe_counters,
         matrix,
     )

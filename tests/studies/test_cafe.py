@@ -21,6 +21,7 @@ from gleak_core.studies import (
     cafe_counters,
     cafe_learning,
     cafe_pools,
+    cafe_rates,
     cafe_thousands,
     kept,
 )
@@ -326,6 +327,24 @@ def test_tables_that_ask_for_the_same_runs_show_the_same_runs(
         rows(cafe_attacks.batches_horizontal, 2, batch=3, **how)
 
 
+def test_a_slower_descent_is_the_figure_but_for_its_rate_and_prior(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = rows(cafe_attacks.by_method, method="CAFE", attack=PUBLISHED)
+    how = {"dataset": "CIFAR-10", "rate": cafe_pools.RATE, "tv": Loss().smooth}
+    asked, real = [], cafe_pools.matched
+    monkeypatch.setattr(
+        cafe_pools,
+        "matched",
+        lambda pool, loss, *rest: asked.append(loss) or real(pool, loss, *rest),
+    )
+    assert rows(cafe_rates.slower, **how) == figure and not asked  # the same run is shown
+    slow = rows(cafe_rates.slower, **{**how, "rate": 0.01})
+    free = rows(cafe_rates.slower, **{**how, "tv": 0.0})
+    assert asked == [Loss(rate=0.01), Loss(smooth=0.0)]
+    assert len({row["psnr"] for row in (figure[0], slow[0], free[0])}) == 3
+
+
 def test_rounds_that_come_one_by_one_are_matched_as_if_they_lay_there(small: None) -> None:
     pool = Pool(HORIZONTAL, "photographs", 8, 4, 0)
     (own,) = pool.own(1)
@@ -411,7 +430,7 @@ def shrunk(study: Study) -> Study:
     return replace(study, cells=tuple(some), reading={})
 
 
-@pytest.mark.parametrize("study", grids.STUDIES, ids=lambda study: study.id)
+@pytest.mark.parametrize("study", (*grids.STUDIES, *cafe_rates.STUDIES), ids=lambda study: study.id)
 def test_every_study_measures_what_it_names(
     study: Study, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
