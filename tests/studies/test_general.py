@@ -24,7 +24,6 @@ from gleak_core.studies import (
     general_large,
     general_repeats,
     general_rivals,
-    general_sizes,
     general_solvers,
     general_updates,
     general_weights,
@@ -691,36 +690,33 @@ def test_a_control_is_the_figure_but_for_what_it_changes(
     assert longer["evaluations"] > ours["evaluations"]
 
 
-def test_large_pictures_have_a_network_each_and_a_weight_of_their_own(
+def test_large_pictures_have_a_network_each_and_weights_of_their_own(
     made_up, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A trial is the table's attack; what a cell names is all that changes."""
     told, made, real = spied(monkeypatch), [], models.lenet
-    monkeypatch.setattr(models, "lenet", lambda n, **h: made.append(h["seed"]) or real(n, **h))
-    for cell in STUDIES[0].cells:
-        assert len(list(general_large.restored(cell, [0, 1], "cpu"))) == 2
-    assert [one.pop("penalties") for one in told] == [{"tv_mean": w} for w in (40, 40, 0.5, 0.5)]
-    assert alike(told[::2]) and alike(told[1::2]) and not alike(told)
-    assert made == [0, 1, 0, 1]
 
+    def lenet(classes: int, **how: Any) -> models.Network:
+        made.append((how["seed"], how["scale"]))
+        return real(classes, **how)
 
-def test_a_size_is_the_figure_but_for_what_it_changes(
-    made_up, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its own size, weights and prior are the figure's trial; each is what its name says."""
-    side, bounds, real = general_large.LARGE, [], models.lenet
-    monkeypatch.setattr(
-        models, "lenet", lambda n, **h: bounds.append((h["scale"], h["seed"])) or real(n, **h)
-    )
-    [figure] = general_large.restored({"batch": BATCH, "tv": 0.5}, [2], "cpu")
-    same = {"side": side, "weights": "±1/4", "tv": 0.5, "steps": FEW}
-    [ours] = general_sizes.sized(same, [2], "cpu")
-    assert {k: v for k, v in ours.items() if k != "seconds"} == {
-        k: v for k, v in figure.items() if k != "seconds"
-    }
-    for other in ({"weights": "±8/side"}, {"tv": 4.0}, {"steps": 2 * FEW}, {"side": 2 * side}):
-        [changed] = general_sizes.sized(same | other, [2], "cpu")
+    monkeypatch.setattr(models, "lenet", lenet)
+    victims = Victims("ImageNet", (1,) * BATCH, 16)
+    own, seen = victims.share(2, [2], "cpu")
+    [table] = general_attacks.measures(general_attacks.general(seen, [2], "ImageNet"), own, "psnr")
+    same = {"side": 16, "bound": 0.25, "tv": 0.5, "history": 20, "steps": FEW}
+    [ours] = general_large.restored(same, [2], "cpu")
+    assert ours["psnr"] == table["psnr"]
+    assert alike(told)
+    for other in ({"bound": 0.1}, {"tv": 4.0}, {"side": 24}):
+        [changed] = general_large.restored(same | other, [2], "cpu")
         assert changed["psnr"] != ours["psnr"]
-    assert bounds == [(0.25, 2), (0.25, 2), (0.25 * 32 / side, 2)] + 3 * [(0.25, 2)]
+    list(general_large.restored(same | {"steps": 7, "history": 3}, [2], "cpu"))
+    assert (told[-1]["steps"], told[-1]["history"]) == (7, 3)
+    [figure] = STUDIES[0].cells
+    assert len(list(general_large.restored({**figure, "steps": FEW}, [0, 1], "cpu"))) == 2
+    assert [(one["penalties"]["tv_mean"], one["history"]) for one in told[-2:]] == 2 * [(0.1, 100)]
+    assert made == [(2, 0.25)] * 2 + [(2, 0.1)] + [(2, 0.25)] * 3 + [(0, 1 / 16), (1, 1 / 16)]
 
 
 def test_only_the_labels_are_the_rivals(made_up, monkeypatch: pytest.MonkeyPatch) -> None:
