@@ -289,6 +289,8 @@ def test_runs_go_to_their_end_where_a_table_shows_it() -> None:
     assert steps(HORIZONTAL, 20, 10, internal=0) == 600
     assert steps(HORIZONTAL, 20, 10, smooth=0) == steps(HORIZONTAL, 40, 20) == 300
     assert steps(VERTICAL, 400, 40) == steps(VERTICAL, 160, 80) == 300
+    assert steps(HORIZONTAL, 20, 10, rate=0.02, internal=0) == 600
+    assert steps(HORIZONTAL, 40, 20, rate=0.02) == 300
 
 
 def test_the_first_loss_is_that_of_the_start(small: None) -> None:
@@ -331,7 +333,7 @@ def test_a_slower_descent_is_the_figure_but_for_its_rate_and_prior(
     small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figure = rows(cafe_attacks.by_method, method="CAFE", attack=PUBLISHED)
-    how = {"dataset": "CIFAR-10", "rate": cafe_pools.RATE, "tv": Loss().smooth}
+    how = {"dataset": "CIFAR-10", "rate": 0.02, "tv": Loss().smooth}
     asked, real = [], cafe_pools.matched
     monkeypatch.setattr(
         cafe_pools,
@@ -341,7 +343,7 @@ def test_a_slower_descent_is_the_figure_but_for_its_rate_and_prior(
     assert rows(cafe_rates.slower, **how) == figure and not asked  # the same run is shown
     slow = rows(cafe_rates.slower, **{**how, "rate": 0.01})
     free = rows(cafe_rates.slower, **{**how, "tv": 0.0})
-    assert asked == [Loss(rate=0.01), Loss(smooth=0.0)]
+    assert asked == [Loss(rate=0.01), Loss(rate=0.02, smooth=0.0)]
     assert len({row["psnr"] for row in (figure[0], slow[0], free[0])}) == 3
 
 
