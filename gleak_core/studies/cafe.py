@@ -6,7 +6,7 @@ cost.
 
 from dataclasses import replace
 
-from gleak_core.studies import cafe_attacks, cafe_learning
+from gleak_core.studies import cafe_attacks, cafe_learning, cafe_rates
 from gleak_core.studies.cafe_attacks import (
     BATCHES,
     GRANTED,
@@ -193,7 +193,7 @@ _STUDIES: tuple[Study, ...] = (
         "cafe.fig1",
         cells=grid(method=METHODS[:1], attack=BOTH)
         + grid(method=(*METHODS[1:], GRANTED, ONE, WITHOUT_Z), attack=(PUBLISHED,)),
-        measure=cafe_attacks.by_method,
+        measure=cafe_rates.by_method,
         reads=("cifar10",),
         block=MANY,
         reading={"attack": PUBLISHED},
@@ -232,7 +232,7 @@ _STUDIES: tuple[Study, ...] = (
         "cafe.table1b",
         cells=grid(method=METHODS[:1], dataset=DATASETS, attack=BOTH)
         + grid(method=METHODS[1:], dataset=DATASETS, attack=(PUBLISHED,)),
-        measure=cafe_attacks.by_method,
+        measure=cafe_rates.by_method,
         reads=reads,
         block=MANY,
         reading={"attack": PUBLISHED},
@@ -318,7 +318,7 @@ _STUDIES: tuple[Study, ...] = (
     declared(
         "cafe.fig3",
         cells=grid(epoch=SHOWN, attack=BOTH),
-        measure=cafe_attacks.by_epoch,
+        measure=cafe_rates.by_epoch,
         reads=lambda _: reads({"dataset": "Linnaeus"}),
         block=MANY,
         reading={"attack": PUBLISHED},
@@ -333,7 +333,7 @@ _STUDIES: tuple[Study, ...] = (
     declared(
         "cafe.fig4",
         cells=grid(protocol=(HORIZONTAL, VERTICAL), dataset=DATASETS, attack=BOTH),
-        measure=cafe_attacks.ended,
+        measure=cafe_rates.ended,
         reads=reads,
         block=MANY,
         reading={"attack": PUBLISHED},

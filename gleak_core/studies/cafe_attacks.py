@@ -5,7 +5,6 @@ tables show the same runs, so what is read off a run is kept.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -75,7 +74,6 @@ Score: TypeAlias = dict[str, str | int | list[float]]
 """What is read off one picture of a run: see `_scores`."""
 
 _CAFE = Loss()
-_ENDED = Loss(rate=0.02)  # where a table shows the end: the best of `matching.rate`
 LOSSES = {
     "CAFE": _CAFE,
     "CAFE with cosine similarity": Loss("cosine"),
@@ -145,7 +143,7 @@ def _attacked(
 
 def _steps(pool: Pool, loss: Loss) -> int:
     """Return the steps of a run: all where a table shows its end, half in a large or a side one."""
-    to_the_end = loss in (_CAFE, VARIANTS["no internal representation"]) or loss.rate == _ENDED.rate
+    to_the_end = loss in (_CAFE, VARIANTS["no internal representation"])
     small = pool.workers * pool.batch == BATCH and pool.items <= BATCHES * pool.batch
     return cafe_pools.JOINT if to_the_end and small else cafe_pools.SHORT
 
@@ -249,9 +247,9 @@ def by_method(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     dataset, attack = str(cell.get("dataset", "CIFAR-10")), str(cell["attack"])
     names = ("psnr",) if "dataset" in cell else ("psnr", "success_rate")
     method = str(cell["method"])
-    how: dict[str, Any] = {"loss": _ENDED}
+    how: dict[str, Any] = {}
     if method == WITHOUT_Z:
-        how["loss"] = replace(_ENDED, internal=0)
+        how["loss"] = VARIANTS["no internal representation"]
     if method == ONE:
         how["messages"] = 1
     if method in ("CAFE", WITHOUT_Z, ONE):
@@ -348,14 +346,14 @@ def by_ratio(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
 def by_epoch(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """What stands on the screen after so many steps on every picture; one run shows them all."""
     attack = str(cell["attack"])
-    for score in _leaked(attack, HORIZONTAL, "Linnaeus", BATCH, seeds, device, loss=_ENDED):
+    for score in _leaked(attack, HORIZONTAL, "Linnaeus", BATCH, seeds, device):
         yield _named(score, "psnr", at=int(cell["epoch"]))
 
 
 def ended(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Both protocols at forty a step: the quality at the end, and what is left of the loss."""
-    attack, protocol, dataset = (str(cell[n]) for n in ("attack", "protocol", "dataset"))
-    for score in _leaked(attack, protocol, dataset, BATCH, seeds, device, loss=_ENDED):
+    protocol, dataset = str(cell["protocol"]), str(cell["dataset"])
+    for score in _leaked(str(cell["attack"]), protocol, dataset, BATCH, seeds, device):
         yield _named(score, "psnr", "loss")
 
 

@@ -253,7 +253,7 @@ def test_what_is_known_of_the_inputs_helps_the_matching(
 
 
 def test_a_row_costs_what_its_run_takes_up_to_there(small: None) -> None:
-    half, whole = (rows(cafe_attacks.by_epoch, 1, epoch=n, attack=PUBLISHED)[0] for n in (10, 20))
+    half, whole = (rows(cafe_rates.by_epoch, 1, epoch=n, attack=PUBLISHED)[0] for n in (10, 20))
     assert (half["evaluations"], whole["evaluations"]) == (10, 20)
     assert half["seconds"] == pytest.approx(whole["seconds"] / 2)
 
@@ -289,8 +289,6 @@ def test_runs_go_to_their_end_where_a_table_shows_it() -> None:
     assert steps(HORIZONTAL, 20, 10, internal=0) == 600
     assert steps(HORIZONTAL, 20, 10, smooth=0) == steps(HORIZONTAL, 40, 20) == 300
     assert steps(VERTICAL, 400, 40) == steps(VERTICAL, 160, 80) == 300
-    assert steps(HORIZONTAL, 20, 10, rate=0.02, internal=0) == 600
-    assert steps(HORIZONTAL, 40, 20, rate=0.02) == 300
 
 
 def test_the_first_loss_is_that_of_the_start(small: None) -> None:
@@ -329,22 +327,48 @@ def test_tables_that_ask_for_the_same_runs_show_the_same_runs(
         rows(cafe_attacks.batches_horizontal, 2, batch=3, **how)
 
 
-def test_a_slower_descent_is_the_figure_but_for_its_rate_and_prior(
+def test_where_a_table_shows_the_end_the_descent_is_slow(
     small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figure = rows(cafe_attacks.by_method, method="CAFE", attack=PUBLISHED)
-    how = {"dataset": "CIFAR-10", "rate": 0.02, "tv": Loss().smooth}
+    """Tables of the same end show the same run; what is not matched has no rate."""
     asked, real = [], cafe_pools.matched
-    monkeypatch.setattr(
-        cafe_pools,
-        "matched",
-        lambda pool, loss, *rest: asked.append(loss) or real(pool, loss, *rest),
-    )
-    assert rows(cafe_rates.slower, **how) == figure and not asked  # the same run is shown
-    slow = rows(cafe_rates.slower, **{**how, "rate": 0.01})
-    free = rows(cafe_rates.slower, **{**how, "tv": 0.0})
-    assert asked == [Loss(rate=0.01), Loss(rate=0.02, smooth=0.0)]
-    assert len({row["psnr"] for row in (figure[0], slow[0], free[0])}) == 3
+
+    def spy(pool: Pool, loss: Loss, *rest: Any) -> Any:
+        asked.append((pool, loss, rest[-1]))
+        return real(pool, loss, *rest)
+
+    monkeypatch.setattr(cafe_pools, "matched", spy)
+    published: dict[str, Any] = {"dataset": "CIFAR-10", "attack": PUBLISHED}
+    ends = rows(cafe_rates.ended, protocol=HORIZONTAL, **published)
+    figure = rows(cafe_rates.by_method, method="CAFE", **published)
+    slow = rows(cafe_rates.slower, dataset="CIFAR-10", rate=0.02, tv=Loss().smooth)
+    assert [r["psnr"] for r in ends] == [r["psnr"] for r in figure] == [r["psnr"] for r in slow]
+    pool = Pool(HORIZONTAL, "CIFAR-10", 4, 2, 0)
+    assert asked == [(pool, Loss(rate=0.02), cafe_pools.JOINT)]
+    asked.clear()
+    rows(cafe_rates.by_method, method=cafe_attacks.WITHOUT_Z, **published)
+    rows(cafe_rates.by_method, method=cafe_attacks.ONE, **published)
+    rows(cafe_rates.slower, dataset="CIFAR-10", rate=0.01, tv=0.0)
+    rows(cafe_rates.ended, protocol=VERTICAL, **published)
+    rows(cafe_rates.by_epoch, epoch=10, attack=PUBLISHED)
+    assert asked == [
+        (pool, Loss(rate=0.02, internal=0), 20),
+        (replace(pool, items=2, thin=2), Loss(rate=0.02), 20),
+        (pool, Loss(rate=0.01, smooth=0.0), 20),
+        (Pool(VERTICAL, "CIFAR-10", 16, 8, 0), Loss(rate=0.02), 20),
+        (replace(pool, dataset="Linnaeus"), Loss(rate=0.02), 20),
+    ]
+    solved: dict[str, dict[str, Any]] = {
+        "by_method": {"method": "CAFE", "dataset": "CIFAR-10"},
+        "ended": {"protocol": HORIZONTAL, "dataset": "CIFAR-10"},
+        "by_epoch": {"epoch": 10},
+    }
+    for name, how in solved.items():
+        here, there = (
+            rows(getattr(module, name), attack=OURS, **how) for module in (cafe_rates, cafe_attacks)
+        )
+        assert here == there
+    assert len(asked) == 5
 
 
 def test_rounds_that_come_one_by_one_are_matched_as_if_they_lay_there(small: None) -> None:
