@@ -72,7 +72,7 @@ def trials(name: str, metric: str, **where: Any) -> pd.DataFrame:
     line = _line(name)
     if line.study is None or line.rows.empty:
         return pd.DataFrame()
-    rows = _where(line, line.rows, where)
+    rows = _in_order(line.study, _where(line, line.rows, where))
     return rows[[*line.study.keys, "seed", metric]].astype({metric: float}).reset_index(drop=True)
 
 
@@ -254,7 +254,7 @@ def _choose(line: Line, where: Mapping[str, Any]) -> Frame:
     if frame.empty:
         keys = line.study.keys if line.study else ()
         return pd.DataFrame(columns=[*keys, *_COLUMNS])
-    frame = _where(line, frame, where)
+    frame = _in_order(line.study, _where(line, frame, where))
     ends = frame["interval"].tolist()
     low, high = ([_number(end[i]) for end in ends] for i in range(2))
     return frame.assign(low=low, high=high).drop(columns="interval").reset_index(drop=True)
@@ -268,6 +268,17 @@ def _where(line: Line, frame: Frame, where: Mapping[str, Any]) -> Frame:
         values = value if isinstance(value, tuple | list) else (value,)
         frame = frame[frame[key].map(word).isin([word(one) for one in values])]
     return frame
+
+
+def _in_order(study: studies.Study | None, frame: Frame) -> Frame:
+    """Sort rows as the study's grid has its cells: they are recorded as they come to an end."""
+    if study is None or frame.empty:
+        return frame
+    keys = list(study.keys)
+    place = {tuple(word(cell[k]) for k in keys): at for at, cell in enumerate(study.cells)}
+    names = frame[keys].map(word).itertuples(index=False, name=None)
+    order = [place.get(name, len(place)) for name in names]
+    return frame.iloc[np.argsort(order, kind="stable")]
 
 
 def _interval(cell: Mapping[str, Any]) -> str:

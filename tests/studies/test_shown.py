@@ -54,6 +54,18 @@ def test_a_table_has_a_row_for_each_cell_and_says_where_it_comes_from(shown: Pat
     assert "profile paper" in table.caption
 
 
+def test_rows_stand_as_in_the_grid_however_they_came(shown: Path) -> None:
+    """Two processes write a block each when it is done: the order of the file is chance."""
+    measure(shown)
+    [path] = shown.rglob("*.csv")
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, *reversed(lines)]) + "\n")
+    table = recorded.table(NAME, caption="Values.")
+    assert [row[0] for row in table.rows] == ["1", "2", "3"]
+    assert recorded.cells(NAME, a=(2, 3))["a"].tolist() == [2, 3]
+    assert recorded.trials(NAME, "value")["a"].tolist() == [1] * 20 + [2] * 20 + [3] * 20
+
+
 def test_cells_can_be_chosen_by_one_value_or_several(shown: Path) -> None:
     measure(shown)
     assert recorded.cells(NAME, a=2)["ours"].tolist() == [209.5]
