@@ -13,6 +13,7 @@ from gleak_core.studies.general_attacks import (
     EIGHT,
     EVALUATIONS,
     GRANTED,
+    HISTORY,
     INFERRED,
     LARGE,
     LOCAL_RATE,
@@ -66,7 +67,8 @@ _NET = (
 _WIDE = (
     f"The network is LeNet with {WIDE}-{WIDE}-{WIDE} channels and sigmoids, its weights from "
     f"U(±¼): the paper says LeNet and no more, and with 12 channels a batch of {BATCH} is out of "
-    "our reach (dlg.c3-batch)."
+    f"our reach (dlg.c3-batch). The solver remembers {HISTORY['ImageNet']} pairs, where torch's "
+    "default is 100."
 )
 _IMAGENET = (
     f"Our ImageNet holds one picture of each of 800 classes: four neighbouring classes are taken "
