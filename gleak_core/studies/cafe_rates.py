@@ -31,7 +31,7 @@ from gleak_core.studies.cafe_pools import (
 from gleak_core.studies.study import Cell, Row, Study, grid
 from gleak_core.studies.trials import groups
 
-__all__ = ["SLOW", "STUDIES", "by_epoch", "by_method", "ended", "slower"]
+__all__ = ["SLOW", "STUDIES", "by_epoch", "by_method", "ended", "helped", "slower"]
 
 SLOW = 0.02
 RATES = (RATE, SLOW, 0.01)
@@ -71,6 +71,15 @@ def slower(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """The pictures of Figure 1, matched as there but for the rate and total variation."""
     loss = Loss(smooth=float(cell["tv"]), rate=float(cell["rate"]))
     for score in _to_the_end(HORIZONTAL, str(cell["dataset"]), loss, seeds, device):
+        yield _named(score, *_ASKS)
+
+
+def helped(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
+    """Rows of Figure 1 at some rate: CAFE, without Z, and with Z and a single message."""
+    loss = Loss(rate=float(cell["rate"]))
+    loss = replace(loss, internal=0) if cell["method"] == WITHOUT_Z else loss
+    messages = 1 if cell["method"] == ONE else BATCHES
+    for score in _to_the_end(HORIZONTAL, "CIFAR-10", loss, seeds, device, messages=messages):
         yield _named(score, *_ASKS)
 
 
@@ -125,6 +134,25 @@ STUDIES: tuple[Study, ...] = (
             f"({cafe_pools.JOINT} on every picture) and the embedded photographs for Linnaeus 5 "
             "included; total variation's weight is its share of the distance at the start. The "
             "rate of cafe.fig1 was chosen by this table.",
+            f"A trial is a picture, and {MANY} of them come out of one run, with one network: the "
+            "interval treats them as if each had its own.",
+        ),
+        asks=_ASKS,
+        chapter="04_cafe",
+    ),
+    Study(
+        id="matching.help",
+        title="What helps CAFE, at either rate",
+        metrics=tuple(_ASKS),
+        cells=grid(method=(METHODS[0], ONE, WITHOUT_Z), rate=(RATE, SLOW)),
+        measure=helped,
+        seconds=lambda _: 20.0,
+        reads=lambda _: reads({"dataset": "CIFAR-10"}),
+        trials={"smoke": 1, "quick": 2, "paper": 40},
+        block=MANY,
+        reduced=dict.fromkeys(("smoke", "quick"), grid(method=METHODS[:1], rate=(SLOW,))),
+        deviations=(
+            "Rows of cafe.fig1, all but the rate as there.",
             f"A trial is a picture, and {MANY} of them come out of one run, with one network: the "
             "interval treats them as if each had its own.",
         ),
