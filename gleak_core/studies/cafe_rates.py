@@ -146,7 +146,7 @@ STUDIES: tuple[Study, ...] = (
         metrics=tuple(_ASKS),
         cells=grid(method=(METHODS[0], ONE, WITHOUT_Z), rate=(RATE, SLOW)),
         measure=helped,
-        seconds=lambda _: 20.0,
+        seconds=lambda _: 10.0,
         reads=lambda _: reads({"dataset": "CIFAR-10"}),
         trials={"smoke": 1, "quick": 2, "paper": 40},
         block=MANY,

@@ -353,7 +353,8 @@ def test_where_a_table_shows_the_end_the_descent_is_slow(
     rows(cafe_rates.by_epoch, epoch=10, attack=PUBLISHED)
     for name in ("CAFE", cafe_attacks.WITHOUT_Z, cafe_attacks.ONE):
         there = rows(cafe_rates.by_method, method=name, **published)
-        assert rows(cafe_rates.helped, method=name, rate=0.02) == there
+        here = rows(cafe_rates.helped, method=name, rate=0.02)
+        assert [r["psnr"] for r in here] == [r["psnr"] for r in there]
     assert asked == [
         (pool, Loss(rate=0.02, internal=0), 20),
         (replace(pool, items=2, thin=2), Loss(rate=0.02), 20),
