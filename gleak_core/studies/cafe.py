@@ -33,12 +33,14 @@ from gleak_core.studies.cafe_pools import (
     KNOWN,
     OURS,
     PUBLISHED,
+    RATE,
     SHORT,
     SINGLE,
     VERTICAL,
     WORKERS,
     reads,
 )
+from gleak_core.studies.cafe_rates import SLOW
 from gleak_core.studies.study import Cell, Study, declared, grid
 from gleak_core.studies.trials import SHARED
 
@@ -160,9 +162,9 @@ _MATCHED = (
     f"whichever that is, and total variation a hundredth of it; ξ is the mean of {KNOWN} other "
     "pictures of the set.",
     "The descent is Adam's at a constant rate, and the last pictures are judged: the paper says "
-    f"normalised, and no more. In {SHORT} steps the rate is 0.05, and so in Table 1a; where "
-    "another table shows the end of an attack it is 0.02, the best of three (matching.rate, on "
-    "the same pictures). DLG has 0.05.",
+    f"normalised, and no more. In {SHORT} steps the rate is {RATE:g}, and so in Table 1a; where "
+    f"another table shows the end of an attack it is {SLOW:g}, the best of three (matching.rate, "
+    f"on the same pictures). DLG has {RATE:g}.",
 )
 _PICTURES = (
     f"A trial is a picture, and {MANY} ({PUBLISHED}) or {BLOCK} of them come out of one run, with "

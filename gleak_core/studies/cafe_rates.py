@@ -6,7 +6,6 @@ others, and the tables that show the end of an attack are measured here, at the 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from gleak_core.papers import Metric
 from gleak_core.studies import cafe_attacks, cafe_pools
@@ -74,12 +73,19 @@ def slower(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
         yield _named(score, *_ASKS)
 
 
+def _helped(
+    method: str, dataset: str, rate: float, seeds: Sequence[int], device: str
+) -> Iterator[Row]:
+    """Yield the scores of CAFE, without Z, or with a single message."""
+    loss = Loss(rate=rate, internal=0 if method == WITHOUT_Z else Loss().internal)
+    messages = 1 if method == ONE else BATCHES
+    return _to_the_end(HORIZONTAL, dataset, loss, seeds, device, messages=messages)
+
+
 def helped(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     """Rows of Figure 1 at some rate: CAFE, without Z, and with Z and a single message."""
-    loss = Loss(rate=float(cell["rate"]))
-    loss = replace(loss, internal=0) if cell["method"] == WITHOUT_Z else loss
-    messages = 1 if cell["method"] == ONE else BATCHES
-    for score in _to_the_end(HORIZONTAL, "CIFAR-10", loss, seeds, device, messages=messages):
+    method, rate = str(cell["method"]), float(cell["rate"])
+    for score in _helped(method, "CIFAR-10", rate, seeds, device):
         yield _named(score, *_ASKS)
 
 
@@ -89,11 +95,9 @@ def by_method(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     if cell["attack"] != PUBLISHED or method not in (METHODS[0], WITHOUT_Z, ONE):
         yield from cafe_attacks.by_method(cell, seeds, device)
         return
-    dataset = str(cell.get("dataset", "CIFAR-10"))
-    loss = replace(_SLOW, internal=0) if method == WITHOUT_Z else _SLOW
-    messages = 1 if method == ONE else BATCHES
     names = ("psnr",) if "dataset" in cell else ("psnr", "success_rate")
-    for score in _to_the_end(HORIZONTAL, dataset, loss, seeds, device, messages=messages):
+    dataset = str(cell.get("dataset", "CIFAR-10"))
+    for score in _helped(method, dataset, SLOW, seeds, device):
         yield _named(score, *names)
 
 
