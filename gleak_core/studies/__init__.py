@@ -11,6 +11,7 @@ from gleak_core.errors import choose
 from gleak_core.studies import (
     cafe,
     cafe_counters,
+    cafe_learnt,
     cafe_rates,
     cafe_thousands,
     cpl,
@@ -68,6 +69,7 @@ STUDIES: Mapping[str, Study] = {
         cafe,
         cafe_thousands,
         cafe_rates,
+        cafe_learnt,
         cafe_counters,
         matrix,
     )

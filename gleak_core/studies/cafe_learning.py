@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gleak_core import cafe, clients, samplers, solvers
-from gleak_core.aligned import SOLVED, Behind, follow
+from gleak_core import cafe, clients, samplers, solvers, starts
+from gleak_core.aligned import SOLVED, Behind, together
 from gleak_core.data import Batch
 from gleak_core.errors import GleakError
 from gleak_core.models import Network
 from gleak_core.observation import Observation, Round
+from gleak_core.studies import cafe_pools
 from gleak_core.studies.cafe_pools import (
     BLOCK,
     EPOCHS,
     HORIZONTAL,
-    RATE,
+    Loss,
     Pool,
     decibel,
     drawn,
@@ -31,13 +32,14 @@ from gleak_core.studies.kept import kept
 from gleak_core.studies.study import Cell, Row
 from gleak_core.studies.trials import groups
 
-__all__ = ["ATTACKS", "EACH", "ITEMS", "RATES", "ROUNDS", "SHOWN", "learning"]
+__all__ = ["ATTACKS", "EACH", "ITEMS", "RATES", "ROUNDS", "SHOWN", "STEP", "followed", "learning"]
 
 ATTACKS = ("warm start", "static solve", "drift model")
 RATES = (1e-4, 1e-3, 1e-2, 3e-2)  # of the model: from next to standing to learning by heart
 ITEMS, EACH = 100, 10  # pictures of a worker, and of a batch
 ROUNDS = 300
 SHOWN = (30, 100, 200, ROUNDS)  # those after which a warm start is looked at
+STEP = 0.01  # on a pixel
 _LAYER, _LAST = "hidden.0", 30  # whose inputs are sought, in so many of the last rounds
 
 
@@ -47,7 +49,9 @@ def learning(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
     inner = int(cell["inner_steps"])
     for number, some in groups(seeds, BLOCK):
         if attack == ATTACKS[0]:
-            shown, seconds = _followed(rate, inner, number, device)
+            shown, seconds = followed(
+                rate, inner, STEP, number, device, granted=False, learnt=False
+            )
             psnr, ratio = shown[SHOWN.index(at)]
             spent, seconds = inner * at * EACH // ITEMS, seconds * at / ROUNDS  # so far
             solved = [False] * BLOCK
@@ -71,22 +75,52 @@ def _begun(number: int, device: str) -> tuple[Network, Batch, Tensor]:
     return net, own.to(device), samplers.epochs(ITEMS, EACH, ROUNDS, seed=number)
 
 
-@kept(reads=lambda *_: reads({"dataset": "Linnaeus"}))
-def _followed(rate: float, inner: int, number: int, device: str) -> list[tuple[list[float], float]]:
+@kept(reads=lambda *_, **__: reads({"dataset": "Linnaeus"}))
+def followed(
+    rate: float, inner: int, step: float, number: int, device: str, *, granted: bool, learnt: bool
+) -> list[tuple[list[float], float]]:
     """Match every round as it comes, from the pictures that the rounds before have left.
 
-    Return, after each of some rounds, the PSNR of the first pictures and the model's loss, as a
-    share of what it was.
+    Return, after each of some rounds, the PSNR of every picture and the model's loss, as a share of
+    what it was. Where Z is `granted`, it is that of the weights of each round. A model that has
+    `learnt` has done so before the first round that is matched, and stands still from then on.
     """
     net, own, picks = _begun(number, device)
-    before, found = _loss(net, own), []
-    stream = _rounds(net, own, picks, rate)
-    pictures = follow(stream, own.labels, inner=inner, rate=RATE, seed=number)
-    for epoch, images in enumerate(pictures, 1):
+    before, found, internal = _loss(net, own), [], 0.0
+    if learnt:
+        for _ in _rounds(net, own, picks, rate):
+            pass
+        rate = 0.0
+    images = starts.make("uniform", (ITEMS, 1, *own.images.shape[1:]), seed=number)
+    for epoch, seen in enumerate(_rounds(net, own, picks, rate), 1):
+        inputs = _inputs(seen, own) if granted else None
+        if granted and not internal:
+            _, internal = cafe_pools.weights(seen, own, images, inputs, Loss())
+        images = together(
+            seen,
+            own.labels,
+            epochs=1,
+            inner=inner,
+            start=images,
+            rate=step,
+            internal=internal,
+            inputs=inputs,
+        ).images
         if epoch * ITEMS // EACH in SHOWN:
-            psnr = decibel(images[:BLOCK].cpu(), own.images[:BLOCK].cpu())
+            psnr = decibel(images[:, 0], own.images.cpu())
             found.append((psnr.tolist(), _loss(net, own) / before))
     return found
+
+
+def _inputs(seen: Observation, own: Batch) -> Tensor:
+    """Return the inputs of the first fully connected layer, at the weights of each item's round."""
+    assert seen.given.batch_indices is not None
+    rows: dict[int, Tensor] = {}
+    for r, members in enumerate(seen.given.batch_indices.tolist()):
+        with torch.no_grad():
+            (there,) = cafe_pools.inputs_of(seen.message(r), own.images[members])
+        rows |= zip(members, there.flatten(1).cpu(), strict=True)
+    return torch.stack([rows[item] for item in range(ITEMS)])
 
 
 @kept(reads=lambda *_: reads({"dataset": "Linnaeus"}))

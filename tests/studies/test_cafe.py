@@ -12,7 +12,7 @@ from support import measures_what_it_names
 from torch.nn import functional as F
 
 from gleak_core import cafe, data, samplers
-from gleak_core.aligned import follow, together
+from gleak_core.aligned import Behind, follow, together
 from gleak_core.data import Batch
 from gleak_core.observation import History, Reconstruction
 from gleak_core.studies import cafe as grids
@@ -20,6 +20,7 @@ from gleak_core.studies import (
     cafe_attacks,
     cafe_counters,
     cafe_learning,
+    cafe_learnt,
     cafe_pools,
     cafe_rates,
     cafe_thousands,
@@ -58,9 +59,10 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = {"SIDE": SIDE, "BATCH": 8, "STEPS": 60, "AT_ONCE": 7}
     counters = {"SIDE": SIDE, "HIDDEN": (48, 32), "EPOCHS": 150, "JOINT": 10}
     learning = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "EPOCHS": 60, "_LAST": 6, "SHOWN": (3, 30)}
+    learnt = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "JUDGED": 4}
     for module, constants in (
         (cafe_pools, pools), (cafe_attacks, studies), (cafe_learning, learning),
-        (cafe_thousands, whole), (cafe_counters, counters),
+        (cafe_thousands, whole), (cafe_counters, counters), (cafe_learnt, learnt),
     ):  # fmt: skip
         for name, value in constants.items():
             monkeypatch.setattr(module, name, value)
@@ -444,6 +446,49 @@ def test_a_warm_start_is_looked_at_with_the_model_of_that_moment(small: None) ->
     assert (early[0]["evaluations"], late[0]["evaluations"]) == (2, 20)
 
 
+def test_a_warm_start_begins_as_follow_does(small: None) -> None:
+    # In the first epoch no picture has moments from another round.
+    net, own, picks = cafe_learning._begun(0, "cpu")
+    stream = cafe_learning._rounds(net, own, picks, 0.1)
+    first = next(follow(stream, own.labels, inner=3, rate=0.02, seed=0))
+    (shown, _), _ = cafe_learning.followed(0.1, 3, 0.02, 0, "cpu", granted=False, learnt=False)
+    assert shown[0] == pytest.approx(cafe_pools.decibel(first, own.images).tolist(), rel=1e-4)
+
+
+def test_the_oracle_says_what_each_item_was_at_the_weights_of_its_own_round(small: None) -> None:
+    net, own, picks = cafe_learning._begun(0, "cpu")
+    (seen,) = cafe_learning._rounds(net, own, picks[:3], 0.5)
+    told = cafe_learning._inputs(seen, own)
+    for r, members in enumerate(picks[:3]):
+        weights = seen.rounds[r].weights
+        assert weights is not None
+        behind = Behind(seen.architecture, weights, ("hidden.0",), told[members], (3, SIDE, SIDE))
+        off, _ = behind.value_and_grad(own.images[members].flatten(1))
+        assert off.max() < 1e-8
+        assert r == 0 or behind.inputs(own.images.flatten(1)).sub(told).abs().max() > 1e-4
+
+
+def test_who_has_learnt_stands_still_and_z_helps_against_a_model_that_learns(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (cafe_learnt.LEARNS, cafe_learnt.LEARNT):
+        monkeypatch.setitem(cafe_learnt._MODELS[name], "rate", 0.3)
+    found = {
+        (model, z): rows(cafe_learnt.why, 5, model=model, z=z, step=0.05)
+        for model in (cafe_learnt.FRESH, cafe_learnt.LEARNS, cafe_learnt.LEARNT)
+        for z in (cafe_learnt.NO_Z, cafe_learnt.WITH_Z)
+    }
+    losses = {model: [row["loss"] for row in some] for (model, _), some in found.items()}
+    assert losses[cafe_learnt.FRESH] == [1.0] * 5
+    assert losses[cafe_learnt.LEARNS] == pytest.approx(losses[cafe_learnt.LEARNT], rel=1e-5)
+    assert len(set(losses[cafe_learnt.LEARNT])) == 2, "two networks of four pictures"
+    assert all(abs(loss - 1) > 0.02 for loss in losses[cafe_learnt.LEARNT])
+    for (model, z), some in found.items():
+        if z == cafe_learnt.WITH_Z:
+            pairs = zip(some, found[model, cafe_learnt.NO_Z], strict=True)
+            assert sum(a["psnr"] - b["psnr"] for a, b in pairs) > len(some), model
+
+
 # --- the grids ----------------------------------------------------------------------------------
 
 SHRUNK = {"batch": 8, "pictures": 24, "batch_ratio": 0.4, "epoch": 10}
@@ -460,7 +505,11 @@ def shrunk(study: Study) -> Study:
     return replace(study, cells=tuple(some), reading={})
 
 
-@pytest.mark.parametrize("study", (*grids.STUDIES, *cafe_rates.STUDIES), ids=lambda study: study.id)
+@pytest.mark.parametrize(
+    "study",
+    (*grids.STUDIES, *cafe_rates.STUDIES, *cafe_learnt.STUDIES),
+    ids=lambda study: study.id,
+)
 def test_every_study_measures_what_it_names(
     study: Study, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
