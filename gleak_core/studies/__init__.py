@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INSTEAD",
     "PROFILES",
+    "STAND_INS",
     "STUDIES",
     "Cell",
     "Row",
@@ -76,6 +77,9 @@ STUDIES: Mapping[str, Study] = {
     for study in room.STUDIES
 }
 """Every study by its id, in the order of the chapters."""
+
+STAND_INS: Mapping[str, Mapping[str, str]] = cafe.STAND_INS
+"""A result → a data set that may stand in for one of the source's, and how to say so."""
 
 INSTEAD: Mapping[str, str] = cafe.INSTEAD
 """A result → what stands in for the source's attack: a claim may hold so, and is not reproduced."""

@@ -44,7 +44,7 @@ from gleak_core.studies.cafe_rates import SLOW
 from gleak_core.studies.study import Cell, Study, declared, grid
 from gleak_core.studies.trials import SHARED
 
-__all__ = ["INSTEAD", "STUDIES"]
+__all__ = ["INSTEAD", "STAND_INS", "STUDIES"]
 
 _BY = f"{OURS}, which is not the source's attack"
 INSTEAD = {"cafe.scale": _BY, "cafe.table4": _BY}
@@ -428,3 +428,8 @@ _STUDIES: tuple[Study, ...] = (
 
 _FAST = ("cafe.scale", "cafe.z")  # as they are
 STUDIES = tuple(study if study.id in _FAST else _with_smaller(study) for study in _STUDIES)
+STAND_INS = {
+    study.id: {"photographs": "with photographs in place of Linnaeus 5"}
+    for study in STUDIES
+    if _PHOTOGRAPHS in study.deviations
+}

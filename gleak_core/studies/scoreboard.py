@@ -178,7 +178,7 @@ def line(name: str, *, folder: Path | None = None) -> Line:
         return Line(result, "not yet run", why, findings, rows, study, older)
     if mixed := _mixed(study, rows, folder):
         return Line(result, "not yet run", mixed, findings, rows, study, older)
-    verdict, why = _verdict(study, findings, rows)
+    verdict, why = _verdict(study, findings, rows, _instead(study, rows, folder))
     if older:
         why = f"{why}; the library has changed since"
     return Line(result, verdict, why, findings, rows, study, older)
@@ -239,7 +239,18 @@ def chosen(study: Study, folder: Path) -> Frame:
     return pd.concat(parts).reset_index(drop=True)
 
 
-def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tuple[str, str]:
+def _instead(study: Study, rows: Frame, folder: Path) -> str:
+    """Say what stood in for the source's attack, or for a data set of its."""
+    known = Store(study, folder).inputs()
+    read = {name for key in set(rows["key"]) for name in known.get(key, {}).get("data", {})}
+    said = [studies.INSTEAD[study.id]] if study.id in studies.INSTEAD else []
+    others = studies.STAND_INS.get(study.id, {})
+    return ", ".join([*said, *(words for name, words in others.items() if name in read)])
+
+
+def _verdict(
+    study: Study, findings: Sequence[rules.Finding], rows: Frame, instead: str
+) -> tuple[str, str]:
     met = sum(finding.met for finding in findings)
     why = f"{met} of {len(findings)} rules are met"
     sizes = rows.groupby("key").size()
@@ -256,14 +267,14 @@ def _verdict(study: Study, findings: Sequence[rules.Finding], rows: Frame) -> tu
     if absent:
         were = "was" if len(absent) == 1 else "were"
         why = f"{why}, without {' and '.join(absent)}, which {were} not at hand"
-    if study.id in studies.INSTEAD:
-        why = f"{why}, {studies.INSTEAD[study.id]}"
+    if instead:
+        why = f"{why}, {instead}"
     if sizes.min() < ENOUGH:
         few = f"{why}, with {sizes.min()} trials in a cell: {ENOUGH} are asked for"
         return "partly" if met else "not yet run", few
     if met == 0 and any(finding.judged for finding in findings):
         return "not reproduced", why
-    whole = met == len(findings) and not absent and study.id not in studies.INSTEAD
+    whole = met == len(findings) and not absent and not instead
     return "reproduced" if whole else "partly", why
 
 

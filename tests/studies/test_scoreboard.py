@@ -64,8 +64,26 @@ def test_another_attack_than_the_source_s_reproduces_nothing(
     assert (line.verdict, line.why) == ("partly", "2 of 2 rules are met, by magic")
 
 
-def test_what_stands_in_for_an_attack_is_of_a_result_that_there_is() -> None:
-    assert set(studies.INSTEAD) <= set(papers.ids()) & set(studies.STUDIES)
+def test_another_data_set_than_the_source_s_reproduces_nothing_either(
+    board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board()
+    [study] = studies.STUDIES.values()
+    read = "digits"
+    board(replace(study, reads=lambda _: (read,)))
+    measure(tmp_path)
+    monkeypatch.setattr(studies, "STAND_INS", {"toy.table1": {"digits": "with drawn digits"}})
+    line = scoreboard.line("toy.table1", folder=tmp_path)
+    assert (line.verdict, line.why) == ("partly", "2 of 2 rules are met, with drawn digits")
+    monkeypatch.setattr(studies, "STAND_INS", {"toy.table1": {"photographs": "with photographs"}})
+    assert scoreboard.line("toy.table1", folder=tmp_path).verdict == "reproduced"
+
+
+def test_what_stands_in_is_of_a_result_that_there_is() -> None:
+    for instead in (studies.INSTEAD, studies.STAND_INS):
+        assert set(instead) <= set(papers.ids()) & set(studies.STUDIES)
+    linnaeus = {s.id for s in studies.STUDIES.values() if "Linnaeus 5" in " ".join(s.deviations)}
+    assert set(studies.STAND_INS) == {name for name in linnaeus if name.startswith("cafe.")}
 
 
 def test_nothing_measured_is_not_yet_run(board, tmp_path: Path) -> None:
