@@ -126,7 +126,7 @@ def report(plans: "Sequence[Plan]", *, device: str = "cpu", cells: bool = False)
         cost, noun = sum(p.cost for p in some), "cell" if len(some) == 1 else "cells"
         basis = "timed" if all(p.timed for p in some) else "guessed"
         if some[0].study.measure is None:
-            state = "declared, comes with its chapter"
+            state = "declared, not written yet"
         elif not missing:
             state = "complete"
         else:

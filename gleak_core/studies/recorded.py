@@ -286,7 +286,7 @@ def _interval(cell: Mapping[str, Any]) -> str:
     if math.isnan(ours):
         return "—"
     ends = [_number(cell[name]) for name in ("low", "high")]
-    if math.isinf(ends[0]) and math.isinf(ends[1]):
+    if not any(map(math.isfinite, ends)):
         return f"{ours:.3g} (of {cell['n']})"  # too few for an interval
     return f"{ours:.3g} [{ends[0]:.3g},\N{NO-BREAK SPACE}{ends[1]:.3g}]"  # an interval on one line
 

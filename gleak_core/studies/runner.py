@@ -293,7 +293,7 @@ def _plan(
     guess = study.seconds(cell) / (GPU if device == "cuda" else 1)
     if study.measure is None:
         return Plan(study, cell, {}, "", tuple(wanted), 0, guess, False,
-                    "declared; comes with its chapter")  # fmt: skip
+                    "declared, not written yet")  # fmt: skip
     parts = inputs.inputs(study, cell, profile=profile, device=device)
     same = rows
     for name, value in cell.items():
@@ -311,7 +311,8 @@ def _plan(
         last = known.get(str(older["key"].iloc[-1]), {})
         why = f"stale: {inputs.changes(last, parts)}" if last else "stale: its record is gone"
     elif missing:
-        why = "never measured"
+        spared = [str(cell[n]) for n, some in study.optional.items() if cell.get(n) in some]
+        why = "never measured" + (f": needs {', '.join(spared)}, or goes without" if spared else "")
     return Plan(
         study,
         cell,
@@ -326,7 +327,7 @@ def _plan(
 
 
 def _unwritten(study: Study) -> str:
-    return f"{study.id} is declared and not written yet: it comes with its chapter"
+    return f"{study.id} is declared and not written yet"
 
 
 def _check(task: Task, rows: Sequence[Row]) -> None:

@@ -135,6 +135,12 @@ def test_a_smaller_profile_makes_nothing_stale(tmp_path: Path) -> None:
     assert one.why == "never measured"
 
 
+def test_the_plan_says_which_cells_need_not_be_measured(tmp_path: Path) -> None:
+    study = toy.toy(optional={"a": (2,)})
+    why = {p.cell["a"]: p.why for p in runner.plan([study], device="cpu", folder=tmp_path)}
+    assert why == {1: "never measured", 2: "never measured: needs 2, or goes without", 3: why[1]}
+
+
 def test_more_trials_only_append(tmp_path: Path) -> None:
     run(toy.toy(), tmp_path, trials=3)
     before = (tmp_path / "toy" / "table1.csv").read_text()
@@ -222,7 +228,7 @@ def test_values_that_are_not_finite_are_rows(tmp_path: Path) -> None:
 def test_a_study_that_is_only_declared_refuses_to_run(tmp_path: Path) -> None:
     declared = toy.toy(None)
     [one, *_] = runner.plan([declared], device="cpu", folder=tmp_path)
-    assert one.why == "declared; comes with its chapter"
+    assert one.why == "declared, not written yet"
     with pytest.raises(GleakError, match="declared and not written yet"):
         run(declared, tmp_path)
     with pytest.raises(GleakError, match="declared and not written yet"):
