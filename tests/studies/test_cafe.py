@@ -21,6 +21,7 @@ from gleak_core.studies import (
     cafe_counters,
     cafe_learning,
     cafe_learnt,
+    cafe_longer,
     cafe_pools,
     cafe_rates,
     cafe_thousands,
@@ -59,10 +60,12 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = {"SIDE": SIDE, "BATCH": 8, "STEPS": 60, "AT_ONCE": 7}
     counters = {"SIDE": SIDE, "HIDDEN": (48, 32), "EPOCHS": 150, "JOINT": 10}
     learning = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "EPOCHS": 60, "_LAST": 6, "SHOWN": (3, 30)}
+    longer = {"STEPS": (10, 20), "MANY": 4}
     learnt = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "JUDGED": 4}
     for module, constants in (
         (cafe_pools, pools), (cafe_attacks, studies), (cafe_learning, learning),
         (cafe_thousands, whole), (cafe_counters, counters), (cafe_learnt, learnt),
+        (cafe_longer, longer),
     ):  # fmt: skip
         for name, value in constants.items():
             monkeypatch.setattr(module, name, value)
@@ -377,6 +380,18 @@ def test_where_a_table_shows_the_end_the_descent_is_slow(
     assert len(asked) == 5
 
 
+def test_a_longer_run_begins_as_that_of_the_table(small: None) -> None:
+    def ends(epoch: int, rate: float = cafe_pools.RATE) -> list[float]:
+        found = rows(cafe_longer.longer, 5, batch=8, rate=rate, epoch=epoch)
+        assert {row["evaluations"] for row in found} == {epoch}
+        return [row["psnr"] for row in found]
+
+    there: dict[str, Any] = {"batch": 8, "dataset": "CIFAR-10", "attack": PUBLISHED}
+    table = [row["psnr"] for row in rows(cafe_attacks.batches_vertical, 5, **there)]
+    assert ends(10) == table
+    assert sum(ends(20)) > sum(table) != sum(ends(10, 0.02))
+
+
 def test_rounds_that_come_one_by_one_are_matched_as_if_they_lay_there(small: None) -> None:
     pool = Pool(HORIZONTAL, "photographs", 8, 4, 0)
     (own,) = pool.own(1)
@@ -507,7 +522,7 @@ def shrunk(study: Study) -> Study:
 
 @pytest.mark.parametrize(
     "study",
-    (*grids.STUDIES, *cafe_rates.STUDIES, *cafe_learnt.STUDIES),
+    (*grids.STUDIES, *cafe_rates.STUDIES, *cafe_longer.STUDIES, *cafe_learnt.STUDIES),
     ids=lambda study: study.id,
 )
 def test_every_study_measures_what_it_names(
