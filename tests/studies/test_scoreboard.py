@@ -69,8 +69,7 @@ def test_another_data_set_than_the_source_s_reproduces_nothing_either(
 ) -> None:
     board()
     [study] = studies.STUDIES.values()
-    read = "digits"
-    board(replace(study, reads=lambda _: (read,)))
+    board(replace(study, reads=lambda _: ("digits",)))
     measure(tmp_path)
     monkeypatch.setattr(studies, "STAND_INS", {"toy.table1": {"digits": "with drawn digits"}})
     line = scoreboard.line("toy.table1", folder=tmp_path)
