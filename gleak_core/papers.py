@@ -39,7 +39,7 @@ class Metric:
     unit: str
     better: str
     statistic: str
-    shared: int = 1  # trials of ours that have one value together, as those of a training
+    shared: int = 1  # trials of ours that count as one: those of a training, or of a network
 
     @property
     def words(self) -> str:

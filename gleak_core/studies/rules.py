@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from gleak_core import statistics
 from gleak_core.errors import GleakError
 from gleak_core.papers import Metric, Result, Rule
@@ -45,13 +47,27 @@ def check(result: Result, rows: Frame) -> tuple[Finding, ...]:
     return tuple(map(one, result.rules))
 
 
-def estimate(metric: Metric, values: Sequence[float]) -> Estimate:
+def summary(metric: Metric, some: Frame) -> Estimate:
     """Summarise the trials of one cell as the result asks for.
 
-    Where trials share a value it counts once: forty pictures with four trainings are four.
+    Where trials share what decides their value, the mean of those that do counts once: forty
+    pictures with four trainings, or with four networks, are four.
     """
+    values = some[metric.name].astype(float)
     if metric.shared > 1:
-        return statistics.few(sorted(values)[:: metric.shared])
+        return statistics.few(_means(values, some, metric).tolist())
+    return estimate(metric, values.tolist())
+
+
+def _means(values: pd.Series, some: Frame, metric: Metric) -> pd.Series:
+    """Return one value for the trials that share it; a failed one fails them all."""
+    together = some["seed"].astype(int) // metric.shared
+    means = [group.mean(skipna=False) for _, group in values.groupby(together)]
+    return pd.Series(means)
+
+
+def estimate(metric: Metric, values: Sequence[float]) -> Estimate:
+    """Summarise values that are each a trial of its own."""
     if metric.statistic == "rate":
         if shares := {v for v in values if v not in (0, 1) and not math.isnan(v)}:
             raise GleakError(
@@ -97,8 +113,7 @@ def _printed(result: Result, rule: Rule, rows: Frame) -> list[tuple[float, Estim
             continue
         ours = {k: v for k, v in rule.where.items() if k not in result.keys}
         some = _select(result, rows, {**ours, **{k: (v,) for k, v in cell.at.items()}})
-        values = some[rule.metric].astype(float).tolist() if len(some) else []
-        pairs.append((cell.values[rule.metric], estimate(metric, values) if values else None))
+        pairs.append((cell.values[rule.metric], summary(metric, some) if len(some) else None))
     return pairs
 
 
@@ -152,12 +167,9 @@ def _order(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     good, cells, said, least, failed = 0, 0, [], math.inf, 0
     way = "median" if metric.statistic == "median" else "mean"
     for _, some in groups(both, rest):
-        # Where trials share a value, one of them speaks for all.
-        some = some.assign(group=some["seed"].astype(int) // metric.shared)
-        some = some.drop_duplicates("group")
         one, two = (sign * some[f"{rule.metric}_{k}"].astype(float) for k in (1, 2))
         if metric.shared > 1:
-            apart = statistics.few((one - two).tolist())
+            apart = statistics.few(_means(one - two, some, metric).tolist())
         else:
             apart = statistics.paired(one.tolist(), two.tolist(), way)
         cells += 1
@@ -180,8 +192,7 @@ def _trend(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     said, good = [], []
     for _, line in groups(some, rest):
         points = {
-            float(at[rule.along]): estimate(metric, part[rule.metric].astype(float).tolist())
-            for at, part in groups(line, [rule.along])
+            float(at[rule.along]): summary(metric, part) for at, part in groups(line, [rule.along])
         }
         found = [points[at] for at in sorted(points)]
         values = [one.value for one in found]
@@ -210,11 +221,7 @@ def _trend(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
 def _bound(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     some = _select(result, rows, rule.where)
     metric = result.metrics[rule.metric]
-    found = [
-        estimate(metric, part[rule.metric].astype(float).tolist())
-        for _, part in groups(some, _keys(result, rows))
-        if len(part)
-    ]
+    found = [summary(metric, part) for _, part in groups(some, _keys(result, rows)) if len(part)]
     if not found or some.empty:
         raise _Gap("nothing measured")
     if rule.at_least is not None:

@@ -61,7 +61,7 @@ class Line:
                 rows = rows[rows[name].map(word) == word(value)]
         if rows.empty or head.metric not in rows:
             return None
-        return rules.estimate(result.metrics[head.metric], rows[head.metric].astype(float).tolist())
+        return rules.summary(result.metrics[head.metric], rows)
 
     @property
     def profile(self) -> str:
@@ -116,7 +116,7 @@ class Line:
             known = {k: v for k, v in at.items() if k in (*result.keys, *result.ours_keys)}
             read = all(word(at[k]) == word(v) for k, v in study.reading.items())
             for name in study.metrics:
-                ours = rules.estimate(self.metric(name), some[name].astype(float).tolist())
+                ours = rules.summary(self.metric(name), some)
                 printed = read and name in result.metrics
                 found.append({
                     **{k: _plain(v) for k, v in at.items()},

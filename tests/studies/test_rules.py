@@ -222,11 +222,21 @@ def test_a_failed_trial_counts_as_the_worst() -> None:
 def test_what_trials_share_counts_once() -> None:
     """Four trainings told with ten pictures each are four values, in whatever order they come."""
     metric = Metric("accuracy", "%", "higher", "mean", shared=10)
-    values = [45.0, 47.0, 47.0, 41.0] * 10
-    found = rules.estimate(metric, values)
+    seeds = [10 * network + k for k in range(10) for network in range(4)]
+    some = pd.DataFrame({"accuracy": [45.0, 47.0, 47.0, 41.0] * 10, "seed": map(str, seeds)})
+    found = rules.summary(metric, some)
     assert (found.value, found.n) == (45.0, 4)
     assert found.low < 42 < 48 < found.high
-    assert rules.estimate(replace(metric, shared=1), values).low > 44
+    assert rules.summary(replace(metric, shared=1), some).low > 44
+
+
+def test_pictures_of_one_network_count_as_their_mean() -> None:
+    metric = Metric("psnr", "dB", "higher", "mean", shared=2)
+    some = pd.DataFrame({"psnr": [10.0, 30.0, 11.0, 29.0, 12.0, 31.0], "seed": range(6)})
+    found = rules.summary(metric, some)
+    assert (found.n, found.low > 18, found.high < 23) == (3, True, True)
+    some.loc[3, "psnr"] = math.nan
+    assert math.isnan(rules.summary(metric, some).value)
 
 
 def test_numbers_are_the_same_key_however_they_are_written() -> None:
@@ -245,6 +255,9 @@ def test_pairs_that_share_a_value_count_once() -> None:
     both["a", 1][:10] = [14.0] * 10
     [found] = rules.check(one, frame("seconds", both))
     assert not found.met and found.judged
+    both["a", 1] = [1.0, 14.0] * 5 + [2.0] * 10 + [1.5] * 10  # their mean speaks for a group
+    [found] = rules.check(one, frame("seconds", both))
+    assert not found.met
     [found] = rules.check(replace(one, metrics={"seconds": replace(shared, shared=1)}),
                           frame("seconds", {**both, ("a", 1): [7.0] * 3 + [2.0] * 27}))  # fmt: skip
     assert found.met
