@@ -14,6 +14,7 @@ from gleak_core.studies import (
     cafe_learnt,
     cafe_longer,
     cafe_rates,
+    cafe_taught,
     cafe_thousands,
     cpl,
     dlg,
@@ -73,6 +74,7 @@ STUDIES: Mapping[str, Study] = {
         cafe_rates,
         cafe_longer,
         cafe_learnt,
+        cafe_taught,
         cafe_counters,
         matrix,
     )

@@ -24,6 +24,7 @@ from gleak_core.studies import (
     cafe_longer,
     cafe_pools,
     cafe_rates,
+    cafe_taught,
     cafe_thousands,
     kept,
 )
@@ -60,16 +61,17 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = {"SIDE": SIDE, "BATCH": 8, "STEPS": 60, "AT_ONCE": 7}
     counters = {"SIDE": SIDE, "HIDDEN": (48, 32), "EPOCHS": 150, "JOINT": 10}
     learning = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "EPOCHS": 60, "_LAST": 6, "SHOWN": (3, 30)}
+    taught = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "SHOWN": (3, 30)}
     longer = {"STEPS": (10, 20), "MANY": 4}
     learnt = {"ITEMS": 12, "EACH": 4, "ROUNDS": 30, "JUDGED": 4}
     for module, constants in (
         (cafe_pools, pools), (cafe_attacks, studies), (cafe_learning, learning),
         (cafe_thousands, whole), (cafe_counters, counters), (cafe_learnt, learnt),
-        (cafe_longer, longer),
+        (cafe_longer, longer), (cafe_taught, taught),
     ):  # fmt: skip
         for name, value in constants.items():
             monkeypatch.setattr(module, name, value)
-    for module in (cafe_pools, cafe_learning):
+    for module in (cafe_pools, cafe_learning, cafe_taught):
         monkeypatch.setattr(module, "drawn", drawn)
     monkeypatch.setattr(cafe_pools, "_others", lambda pool, own: torch.tensor(20.0))
     monkeypatch.setattr(kept, "FOLDER", tmp_path)
@@ -504,9 +506,33 @@ def test_who_has_learnt_stands_still_and_z_helps_against_a_model_that_learns(
             assert sum(a["psnr"] - b["psnr"] for a, b in pairs) > len(some), model
 
 
+def test_a_model_that_learns_from_others_goes_the_way_of_one_that_learns_from_these(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cafe_taught, "RATE", 0.3)
+    apart = [cafe_taught._apart(moves, 0, "cpu")[0] for moves in (True, False)]
+    monkeypatch.setattr(cafe_taught, "_others", lambda _: cafe_learning._begun(0, "cpu")[1])
+    monkeypatch.setattr(kept, "FOLDER", kept.FOLDER / "these")
+    for k, moves in enumerate((True, False)):
+        same, _ = cafe_taught._apart(moves, 0, "cpu")
+        there, _ = cafe_learning.followed(
+            0.3, cafe_taught.INNER, cafe_taught.STEP, 0, "cpu", granted=False, learnt=not moves
+        )
+        for (psnr, loss), (other, too) in zip(same, there, strict=True):
+            assert psnr == pytest.approx(other, rel=1e-3)
+            assert loss == pytest.approx(too, rel=1e-4)
+        assert apart[k][-1][1] != pytest.approx(same[-1][1], rel=1e-3), "others teach another loss"
+
+
+def test_others_are_nobody_who_is_attacked(small: None) -> None:
+    own, others = cafe_learning._begun(0, "cpu")[1], cafe_taught._others(0)
+    assert len(others) == len(own) == cafe_learning.ITEMS
+    assert torch.cdist(own.images.flatten(1), others.images.flatten(1)).min() > 0.1
+
+
 # --- the grids ----------------------------------------------------------------------------------
 
-SHRUNK = {"batch": 8, "pictures": 24, "batch_ratio": 0.4, "epoch": 10}
+SHRUNK = {"batch": 8, "pictures": 24, "batch_ratio": 0.4, "epoch": 10, "rounds": 30}
 
 
 def shrunk(study: Study) -> Study:
@@ -522,7 +548,13 @@ def shrunk(study: Study) -> Study:
 
 @pytest.mark.parametrize(
     "study",
-    (*grids.STUDIES, *cafe_rates.STUDIES, *cafe_longer.STUDIES, *cafe_learnt.STUDIES),
+    (
+        *grids.STUDIES,
+        *cafe_rates.STUDIES,
+        *cafe_longer.STUDIES,
+        *cafe_learnt.STUDIES,
+        *cafe_taught.STUDIES,
+    ),
     ids=lambda study: study.id,
 )
 def test_every_study_measures_what_it_names(
