@@ -11,6 +11,7 @@ from gleak_core.errors import choose
 from gleak_core.studies import (
     cafe,
     cafe_counters,
+    cafe_early,
     cafe_learnt,
     cafe_longer,
     cafe_rates,
@@ -75,6 +76,7 @@ STUDIES: Mapping[str, Study] = {
         cafe_longer,
         cafe_learnt,
         cafe_taught,
+        cafe_early,
         cafe_counters,
         matrix,
     )

@@ -19,6 +19,7 @@ from gleak_core.studies import cafe as grids
 from gleak_core.studies import (
     cafe_attacks,
     cafe_counters,
+    cafe_early,
     cafe_learning,
     cafe_learnt,
     cafe_longer,
@@ -524,6 +525,19 @@ def test_a_model_that_learns_from_others_goes_the_way_of_one_that_learns_from_th
         assert apart[k][-1][1] != pytest.approx(same[-1][1], rel=1e-3), "others teach another loss"
 
 
+def test_all_rounds_are_the_first_of_a_figure_that_has_no_more(small: None) -> None:
+    how = {"attack": cafe_early.STATIC, "rate": 0.3}
+    there = rows(cafe_learning.learning, 5, inner_steps=10, rounds=30, **how)
+    every = rows(cafe_early.early, 5, rounds=30, **how)
+    for row, other in zip(every, there, strict=True):
+        assert {k: row[k] for k in ("psnr", "loss", "status")} == pytest.approx(
+            {k: other[k] for k in ("psnr", "loss", "status")}
+        )
+    first = rows(cafe_early.early, 5, rounds=15, **how)
+    assert sum(row["psnr"] for row in first) > sum(row["psnr"] for row in every)
+    assert abs(first[0]["loss"] - 1) < abs(every[0]["loss"] - 1)
+
+
 def test_others_are_nobody_who_is_attacked(small: None) -> None:
     own, others = cafe_learning._begun(0, "cpu")[1], cafe_taught._others(0)
     assert len(others) == len(own) == cafe_learning.ITEMS
@@ -554,6 +568,7 @@ def shrunk(study: Study) -> Study:
         *cafe_longer.STUDIES,
         *cafe_learnt.STUDIES,
         *cafe_taught.STUDIES,
+        *cafe_early.STUDIES,
     ),
     ids=lambda study: study.id,
 )
