@@ -6,7 +6,6 @@ learnt. Whoever solves the first rounds alone has fewer equations, and truer one
 
 from collections.abc import Iterator, Sequence
 
-from gleak_core.papers import Metric
 from gleak_core.studies.cafe_learning import (
     ATTACKS,
     RATES,
@@ -19,6 +18,7 @@ from gleak_core.studies.cafe_learning import (
 )
 from gleak_core.studies.cafe_learnt import INNER
 from gleak_core.studies.cafe_pools import BLOCK, EPOCHS, decibel, reads
+from gleak_core.studies.cafe_taught import AS_IN_THE_FIGURE, BY_NETWORK
 from gleak_core.studies.kept import kept
 from gleak_core.studies.study import Cell, Row, Study, grid
 from gleak_core.studies.trials import groups
@@ -26,7 +26,7 @@ from gleak_core.studies.trials import groups
 __all__ = ["FIRST", "STUDIES", "early"]
 
 WARM, STATIC = ATTACKS[:2]
-FIRST = (120, 200)  # rounds: a little more than tell all items apart, and twice as many as those
+FIRST = (120, 200)  # rounds: a few more than tell all items apart, and two for each item
 
 
 def early(cell: Cell, seeds: Sequence[int], device: str) -> Iterator[Row]:
@@ -79,14 +79,9 @@ STUDIES: tuple[Study, ...] = (
         deviations=(
             "The pictures, batches and networks of cafe.fig5. The loss is that of the rounds that "
             "are seen: the model may go on learning after them.",
-            f"A trial is a picture, and {BLOCK} of them are of one network: their mean counts "
-            "once.",
-            "The embedded photographs stand in for Linnaeus 5 where its folder is missing.",
+            *AS_IN_THE_FIGURE,
         ),
-        asks={
-            "psnr": Metric("psnr", "dB", "higher", "mean", shared=BLOCK),
-            "loss": Metric("loss", "", "lower", "mean", shared=BLOCK),
-        },
+        asks=BY_NETWORK,
         chapter="04_cafe",
     ),
 )

@@ -34,11 +34,20 @@ from gleak_core.studies.kept import kept
 from gleak_core.studies.study import Cell, Row, Study, grid
 from gleak_core.studies.trials import groups
 
-__all__ = ["MODELS", "STUDIES", "taught"]
+__all__ = ["AS_IN_THE_FIGURE", "BY_NETWORK", "MODELS", "STUDIES", "taught"]
 
 FRESH, LEARNS, LEARNT = "untrained, stands", "learns these", "trained on these, stands"
 MOVES, OTHERS = "learns others", "trained on others, stands"
 MODELS = (FRESH, LEARNS, LEARNT, MOVES, OTHERS)
+
+BY_NETWORK = {
+    "psnr": Metric("psnr", "dB", "higher", "mean", shared=BLOCK),
+    "loss": Metric("loss", "", "lower", "mean", shared=BLOCK),
+}
+AS_IN_THE_FIGURE = (
+    f"A trial is a picture, and {BLOCK} of them are of one network: their mean counts once.",
+    "The embedded photographs stand in for Linnaeus 5 where its folder is missing.",
+)
 
 _Shown: TypeAlias = list[tuple[list[float], float]]
 
@@ -106,11 +115,8 @@ def _lessons(net: Network, others: Batch, picks: Tensor) -> Iterator[None]:
 
 
 def _seen(net: Network, own: Batch, members: Tensor) -> Observation:
-    """Return what one worker sends of a round, with the weights of that moment."""
-    seen = clients.horizontal(net, [own], picks=members[None, None])
-    (only,) = seen.rounds
-    weights = {name: weight.detach().clone() for name, weight in net.named_parameters()}
-    return replace(seen, rounds=(replace(only, weights=weights),))
+    """Return what one worker sends of a round."""
+    return clients.horizontal(net, [own], picks=members[None, None])
 
 
 def _joined(rounds: Sequence[Observation]) -> Observation:
@@ -143,14 +149,9 @@ STUDIES: tuple[Study, ...] = (
             f"Others are {ITEMS} pictures that come after the worker's in the same draw (crops of "
             "the same few photographs, where these stand in).",
             "The loss is that of the pictures that are attacked.",
-            f"A trial is a picture, and {BLOCK} of them are of one run, with one network: their "
-            "mean counts once.",
-            "The embedded photographs stand in for Linnaeus 5 where its folder is missing.",
+            *AS_IN_THE_FIGURE,
         ),
-        asks={
-            "psnr": Metric("psnr", "dB", "higher", "mean", shared=BLOCK),
-            "loss": Metric("loss", "", "lower", "mean", shared=BLOCK),
-        },
+        asks=BY_NETWORK,
         chapter="04_cafe",
     ),
 )

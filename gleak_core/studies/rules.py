@@ -55,15 +55,14 @@ def summary(metric: Metric, some: Frame) -> Estimate:
     """
     values = some[metric.name].astype(float)
     if metric.shared > 1:
-        return statistics.few(_means(values, some, metric).tolist())
+        return statistics.few(_means(values, some, metric))
     return estimate(metric, values.tolist())
 
 
-def _means(values: pd.Series, some: Frame, metric: Metric) -> pd.Series:
+def _means(values: pd.Series, some: Frame, metric: Metric) -> list[float]:
     """Return one value for the trials that share it; a failed one fails them all."""
     together = some["seed"].astype(int) // metric.shared
-    means = [group.mean(skipna=False) for _, group in values.groupby(together)]
-    return pd.Series(means)
+    return [float(group.mean(skipna=False)) for _, group in values.groupby(together)]
 
 
 def estimate(metric: Metric, values: Sequence[float]) -> Estimate:
@@ -169,7 +168,7 @@ def _order(result: Result, rule: Rule, rows: Frame) -> tuple[bool, str]:
     for _, some in groups(both, rest):
         one, two = (sign * some[f"{rule.metric}_{k}"].astype(float) for k in (1, 2))
         if metric.shared > 1:
-            apart = statistics.few(_means(one - two, some, metric).tolist())
+            apart = statistics.few(_means(one - two, some, metric))
         else:
             apart = statistics.paired(one.tolist(), two.tolist(), way)
         cells += 1
