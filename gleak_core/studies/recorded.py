@@ -20,6 +20,7 @@ from gleak_core.studies.store import Frame, Store, home, word
 __all__ = [
     "ahead",
     "board",
+    "by_network",
     "cells",
     "heat_map",
     "intervals",
@@ -74,6 +75,21 @@ def trials(name: str, metric: str, **where: Any) -> pd.DataFrame:
         return pd.DataFrame()
     rows = _in_order(line.study, _where(line, line.rows, where))
     return rows[[*line.study.keys, "seed", metric]].astype({metric: float}).reset_index(drop=True)
+
+
+def by_network(name: str, metric: str, each: int, **where: Any) -> pd.DataFrame:
+    """Return a row for each setting, and a column for each network: the mean of its `each` trials.
+
+    The index has the keys that tell the settings apart. A failed trial fails its network's mean.
+    """
+    found: Any = trials(name, metric, **where)
+    if found.empty:
+        return found
+    study = studies.STUDIES[name]
+    keys = _told(study, found, ()) or [*study.keys][:1]
+    network = (found["seed"].astype(int) // each).rename("network")
+    groups = found.groupby([*keys, network])[metric]
+    return groups.agg(lambda some: some.mean(skipna=False)).unstack("network")
 
 
 def ahead(

@@ -174,6 +174,19 @@ def test_every_trial_is_there(shown: Path) -> None:
         recorded.trials(NAME, "value", b=1)
 
 
+def test_trials_of_one_network_count_once(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recorded.by_network(NAME, "value", 10).empty
+    measure(shown)
+    found: Any = recorded.by_network(NAME, "value", 10)
+    assert found.index.name == "a" and [*found.columns] == [0, 1]
+    assert found.loc[2].tolist() == [204.5, 214.5]  # seeds 0 … 9, and 10 … 19
+    assert recorded.by_network(NAME, "value", 5, a=2).to_numpy().tolist() == [[202, 207, 212, 217]]
+    rows = pd.DataFrame({"a": [1, 1, 2, 2], "seed": [0, 1, 0, 1], "value": [1, float("nan"), 3, 5]})
+    monkeypatch.setattr(recorded, "trials", lambda *_: rows)
+    failed: Any = recorded.by_network(NAME, "value", 2)[0]
+    assert math.isnan(failed[1]) and failed[2] == 4
+
+
 def test_figures_are_drawn_of_what_is_recorded_and_say_so_where_nothing_is(shown: Path) -> None:
     words: Any = {"alt": "Three cells.", "xlabel": "a", "caption": "Values."}
     empty = recorded.intervals(NAME, "value", "a", ylabel="y", **words)
